@@ -1,0 +1,1 @@
+"""Published baselines: prefill compressors, and decoding strategies over one unified budget."""

@@ -1,0 +1,1 @@
+"""A cache of preallocated slots, in which evicting a token means freeing its slot."""

@@ -1,0 +1,293 @@
+"""The cache that a model generates with: slots, and the counts that say which of them to free."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+from transformers.cache_utils import Cache
+
+from scope.cache.layer import FREE, SlotLayer
+from scope.cache.schedule import Schedule, slots_needed
+from scope.errors import ScopeError
+from scope.kernels.slot_attention import slot_attention
+from scope.methods.compression import Compression
+from scope.methods.prompt import PromptAttention, reduce_group
+
+
+class SlotCache(Cache):
+    """A transformers `Cache` that compresses the prompt once and evicts while generating.
+
+    Give it as ``past_key_values`` to a model inside ``with scope.patch(model):``. Memory is
+    allocated at the first prompt and never grows; each row has its own prompt length and step, so
+    a row gives the same tokens in a batch as alone.
+
+    Args:
+        config: the model's configuration.
+        compression: what to keep.
+        max_new_tokens: T, most tokens that will be generated after a prompt.
+        batch_size: rows; those of the first batch if None.
+        prompt_lengths: lengths of all prompts to come; those of the first batch if None.
+
+    Attributes:
+        layers: one `SlotLayer` per layer of the model.
+        compressor: chooses what stays of a prompt.
+        strategy: decides how much of the generation stays.
+        schedule: how many tokens each layer and row holds; None before the first prompt.
+    """
+
+    def __init__(
+        self,
+        config: PreTrainedConfig,
+        compression: Compression,
+        max_new_tokens: int,
+        batch_size: int | None = None,
+        prompt_lengths: Sequence[int] | None = None,
+    ) -> None:
+        if max_new_tokens < 1:
+            raise ScopeError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
+        super().__init__(layers=[SlotLayer() for _ in range(config.num_hidden_layers)])
+        self.config = config
+        self.compression = compression
+        self.max_new_tokens = max_new_tokens
+        self._batch_size, self._prompt_lengths = batch_size, prompt_lengths
+        self.strategy = compression.strategy(max_new_tokens)
+        self.compressor = compression.compressor
+        self._score = compression.score(self.strategy)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything; the next prompts start afresh and may be of other lengths."""
+        for layer in self.layers:
+            layer.is_initialized = False
+            layer.keys = layer.values = None
+            layer.used = 0
+        self.schedule: Schedule | None = None
+        self.prefilling = False
+        self._admitted: list[int] | None = None
+        self._padded_length = 0
+
+    # --- one forward of the model -----------------------------------------------------------------
+
+    def admit(self, rows: Sequence[int]) -> None:
+        """Say which rows the next prompts are for; all of them, if this is never called."""
+        self._admitted = list(rows)
+
+    def begin_forward(
+        self, batch_size: int, num_tokens: int, attention_mask: Tensor | None, device: torch.device
+    ) -> Tensor:
+        """Start a prefill or a decode step in every layer at once.
+
+        Args:
+            batch_size: rows of this forward.
+            num_tokens: tokens per row of this forward.
+            attention_mask: ``[batch_size, num_tokens]``, 0 for padding on the left; None for none.
+            device: where the positions are wanted.
+
+        Returns:
+            ``[batch_size, num_tokens]`` int64 position of each token in its own sequence.
+
+        Raises:
+            ScopeError: where the cache cannot take these tokens.
+        """
+        if self._admitted is None and self.schedule is None:
+            self.admit(range(batch_size))
+        self.prefilling = self._admitted is not None
+        if self.prefilling:
+            return self._begin_prefill(batch_size, num_tokens, attention_mask, device)
+        if num_tokens != 1:
+            raise ScopeError(
+                f"the cache already holds a generation and got {num_tokens} tokens more per row; "
+                "call reset() before another prompt, or feed one token at a time"
+            )
+        return self._begin_step(batch_size, device)
+
+    def _begin_prefill(
+        self, batch_size: int, num_tokens: int, attention_mask: Tensor | None, device: torch.device
+    ) -> Tensor:
+        rows = self._admitted
+        if len(rows) != batch_size:
+            raise ScopeError(f"{len(rows)} rows were admitted, but {batch_size} prompts came")
+        if attention_mask is None:
+            attention_mask = torch.ones(batch_size, num_tokens, dtype=torch.int64, device=device)
+        if attention_mask.shape != (batch_size, num_tokens):
+            raise ScopeError(
+                f"attention_mask of a prefill has shape {tuple(attention_mask.shape)}; expected "
+                f"{(batch_size, num_tokens)}"
+            )
+        real = attention_mask.bool()
+        lengths = real.sum(dim=1).tolist()
+        if bool((real[:, 1:] < real[:, :-1]).any()) or min(lengths) == 0:
+            raise ScopeError(
+                "prompts must be padded on the left; set tokenizer.padding_side = 'left'"
+            )
+        if self.schedule is None:
+            self._plan(lengths)
+        for row, length in zip(rows, lengths, strict=True):
+            self.schedule.admit(row, length)
+        self._padded_length = num_tokens
+        return (real.long().cumsum(dim=1) - 1).clamp(min=0)
+
+    def _plan(self, lengths: list[int]) -> None:
+        prompt_lengths = self._prompt_lengths or lengths
+        self.schedule = Schedule(
+            self.compression,
+            self.max_new_tokens,
+            len(self.layers),
+            self._batch_size or len(lengths),
+        )
+        self._slots = slots_needed(
+            self.compression, self.max_new_tokens, len(self.layers), prompt_lengths
+        )
+
+    def _begin_step(self, batch_size: int, device: torch.device) -> Tensor:
+        prompt_lengths = self.schedule.prompt_lengths
+        if batch_size != len(prompt_lengths) or not prompt_lengths.all():
+            raise ScopeError(
+                f"a decode step came for {batch_size} rows; the cache has {len(prompt_lengths)}, "
+                f"{np.count_nonzero(prompt_lengths)} of them with a prompt"
+            )
+        if self.schedule.now.step.max() >= self.max_new_tokens:
+            raise ScopeError(
+                f"the generation is longer than the cache's max_new_tokens {self.max_new_tokens}; "
+                "make the cache for the longest generation"
+            )
+        self.schedule.advance()
+        positions = prompt_lengths + self.schedule.now.step - 1
+        self._positions = torch.from_numpy(positions).to(device)
+        return self._positions[:, None]
+
+    # --- one layer of that forward ----------------------------------------------------------------
+
+    def store_prompt(
+        self,
+        layer_idx: int,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        scaling: float,
+        sliding_window: int | None,
+    ) -> None:
+        """Compress the admitted prompts of one layer into their rows.
+
+        Args:
+            layer_idx: which layer.
+            queries: ``[b, H_q, L, D]``, after RoPE, padded on the left.
+            keys: ``[b, H_kv, L, D]``; the same for values.
+            scaling: factor on the query-key products.
+            sliding_window: tokens back that a query may look, itself included; None for all.
+        """
+        keys, values = self._cached_heads(keys, queries), self._cached_heads(values, queries)
+        layer = self.layers[layer_idx]
+        if not layer.is_initialized:
+            layer.allocate(keys, self.schedule.now.step.size, keys.shape[1], self._slots[layer_idx])
+        for i, row in enumerate(self._admitted):
+            start = keys.shape[2] - int(self.schedule.prompt_lengths[row])
+            attention = PromptAttention(
+                queries=queries[i, :, start:],
+                keys=keys[i, :, start:],
+                scaling=scaling,
+                sliding_window=sliding_window,
+                reduction=self.compression.group_reduction,
+                score_dtype=self._score_dtype(keys),
+            )
+            kept = self._choose(attention, int(self.schedule.kept[layer_idx, row]))
+            # A unified H2O goes on from what the prompt's own queries gave; a decode pool starts
+            # empty, and its tokens at 0.
+            continues = self.strategy.unified and self._score == "cumulative"
+            received = attention.column_sums() if continues else None
+            layer.write_prompt(row, attention.keys, values[i, :, start:], kept, received)
+            layer.protected[row] = int(self.schedule.protected[layer_idx, row])
+        if layer_idx == len(self.layers) - 1:
+            self._admitted = None
+
+    def _choose(self, attention: PromptAttention, count: int) -> Tensor:
+        fits = attention.length == count
+        if fits and (
+            self.compression.fidelity.frozen_prefix == "prompt"
+            or attention.length < self.compression.max_capacity_prompt
+        ):
+            positions = torch.arange(count, device=attention.keys.device)
+            return positions.expand(attention.keys.shape[0], -1)
+        kept = self.compressor.keep(attention, count)
+        # Only "the first C entries" depend on the order; otherwise old comes before new.
+        return kept if self.compression.fidelity.frozen_prefix == "capacity" else kept.sort()[0]
+
+    def attend(
+        self,
+        layer_idx: int,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        scaling: float,
+        sliding_window: int | None,
+    ) -> Tensor:
+        """Append one token per row, attend to all that is held, then evict what must go.
+
+        Args:
+            layer_idx: which layer.
+            queries: ``[B, H_q, 1, D]``, after RoPE.
+            keys: ``[B, H_kv, 1, D]``; the same for values.
+            scaling: factor on the query-key products.
+            sliding_window: tokens back that the query may look, itself included; None for all.
+
+        Returns:
+            ``[B, H_q, 1, D]`` attention output.
+        """
+        layer = self.layers[layer_idx]
+        layer.used = max(layer.used, int(self.schedule.peak[layer_idx].max()))
+        keys, values = self._cached_heads(keys, queries), self._cached_heads(values, queries)
+        newest = self._positions.to(keys.device, torch.int32)
+        layer.append(keys[:, :, 0], values[:, :, 0], newest)
+        used = slice(0, layer.used)
+        positions = layer.positions[:, :, used]
+        visible = positions != FREE
+        if sliding_window is not None:
+            visible &= positions > (newest - sliding_window)[:, None, None]
+        output, probabilities = slot_attention(
+            queries[:, :, 0], layer.keys[:, :, used], layer.values[:, :, used], visible, scaling
+        )
+        received = reduce_group(
+            probabilities.to(self._score_dtype(keys)), self.compression.group_reduction
+        ).float()
+        layer.scores[:, :, used] += received
+        recent = self.compression.decoding_recent_size
+        layer.evict(self.schedule.losses[layer_idx], recent, self._score, received)
+        return output[:, :, None]
+
+    def _cached_heads(self, states: Tensor, queries: Tensor) -> Tensor:
+        if self.compression.fidelity.cached_heads == "kv":
+            return states
+        return states.repeat_interleave(queries.shape[1] // states.shape[1], dim=1)
+
+    def _score_dtype(self, keys: Tensor) -> torch.dtype:
+        return keys.dtype if self.compression.fidelity.score_dtype == "model" else torch.float32
+
+    # --- what transformers asks a cache -----------------------------------------------------------
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Tokens seen so far, evicted ones and padding included; 0 for a prompt that comes."""
+        if self.schedule is None or self._admitted is not None:
+            return 0
+        return self._padded_length + int(self.schedule.now.step.max())
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """Attention masks are made for prompts alone, which attend to themselves."""
+        return query_length, 0
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        return 0
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        raise ScopeError("beam search is not supported with a SlotCache; set num_beams=1")
+
+    def crop(self, tokens_to_remove: int) -> None:
+        raise ScopeError("a SlotCache cannot take tokens back; assisted decoding is not supported")
+
+    # --- what it costs ----------------------------------------------------------------------------
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of all keys and values allocated, free slots included."""
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.layers)

@@ -1,0 +1,98 @@
+"""Host-side bookkeeping of a cache: who holds how many tokens, and how many must go.
+
+Counts depend on prompt lengths and steps alone, never on data, so the same class also tells in
+advance how many slots a cache needs.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from scope.methods.compression import Compression
+from scope.methods.decoding import Counts, Occupancy
+
+
+class Schedule:
+    """Counts for N layers and B rows. All arrays are ``[N, B]`` unless said otherwise.
+
+    Attributes:
+        prompt_lengths: ``[B]`` tokens of each row's prompt; 0 for a row without one.
+        kept: entries kept of the prompt.
+        now: steps, lengths and clocks, as the strategy sees them.
+        peak: largest length so far, the token being attended included.
+        evicted: tokens that left after prefill.
+        losses: tokens that leave after this step's attention.
+        selections: steps at which the strategy chose what stays.
+    """
+
+    def __init__(
+        self, compression: Compression, max_new_tokens: int, num_layers: int, batch_size: int
+    ) -> None:
+        self.compressor = compression.compressor
+        self.strategy = compression.strategy(max_new_tokens)
+        self.fidelity = compression.fidelity
+        self.num_layers = num_layers
+        rows, layers_and_rows = (batch_size,), (num_layers, batch_size)
+        self.prompt_lengths = np.zeros(rows, np.int64)
+        self.kept = np.zeros(layers_and_rows, np.int64)
+        self.peak = np.zeros(layers_and_rows, np.int64)
+        self.losses = np.zeros(layers_and_rows, np.int64)
+        self.evicted = np.zeros(layers_and_rows, np.int64)
+        self.selections = np.zeros(layers_and_rows, np.int64)
+        self.now = Occupancy(
+            step=np.zeros(rows, np.int64),
+            lengths=np.zeros(layers_and_rows, np.int64),
+            base=np.zeros(layers_and_rows, np.int64),
+            skipped=np.zeros(rows, np.int64),
+            selecting=np.zeros(rows, np.int64),
+        )
+
+    def admit(self, row: int, prompt_length: int) -> None:
+        """Start a row over with a prompt of this many tokens."""
+        capacities = self.compressor.capacities(prompt_length, self.num_layers)
+        kept = np.minimum(capacities, prompt_length)
+        self.prompt_lengths[row] = prompt_length
+        self.kept[:, row] = self.peak[:, row] = self.now.lengths[:, row] = kept
+        self.evicted[:, row] = self.selections[:, row] = 0
+        self.now.step[row] = self.now.skipped[row] = self.now.selecting[row] = 0
+        if self.fidelity.frozen_prefix == "capacity":
+            self.now.base[:, row] = self.compressor.nominal_capacity(prompt_length)
+        elif self.strategy.unified:
+            self.now.base[:, row] = self.strategy.unified_budgets(capacities)
+        else:
+            self.now.base[:, row] = kept
+
+    @property
+    def protected(self) -> Counts:
+        """First entries of each layer and row, in cache order, that never leave."""
+        frozen = self.now.base if self.fidelity.frozen_prefix == "capacity" else self.kept
+        return self.strategy.protected(frozen, self.now.base)
+
+    def advance(self) -> None:
+        """Count one more decode step in every row."""
+        now = self.now
+        now.step += 1
+        now.lengths += 1
+        np.maximum(self.peak, now.lengths, out=self.peak)
+        targets = self.strategy.targets(now)
+        selects = now.lengths >= targets
+        self.losses = np.where(selects, now.lengths - targets, 0)
+        now.lengths -= self.losses
+        self.evicted += self.losses
+        self.selections += selects
+
+
+def slots_needed(
+    compression: Compression, max_new_tokens: int, num_layers: int, prompt_lengths: Sequence[int]
+) -> list[int]:
+    """Slots per layer that hold any of these prompts and T generated tokens.
+
+    Found by counting through all T steps: it is the largest physical length that occurs.
+    """
+    distinct = sorted(set(prompt_lengths))
+    schedule = Schedule(compression, max_new_tokens, num_layers, len(distinct))
+    for row, length in enumerate(distinct):
+        schedule.admit(row, length)
+    for _ in range(max_new_tokens):
+        schedule.advance()
+    return schedule.peak.max(axis=1).tolist()

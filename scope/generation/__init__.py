@@ -1,0 +1,1 @@
+"""Decoding a batch of prompts with one cache."""

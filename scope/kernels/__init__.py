@@ -1,0 +1,1 @@
+"""Attention of one decode step over the slots of a cache."""

@@ -1,0 +1,1 @@
+"""What a compression method is: two interfaces, one registry of names, one configuration."""
