@@ -5,11 +5,31 @@ advance how many slots a cache needs.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from scope.methods.compression import Compression
 from scope.methods.decoding import Counts, Occupancy
+
+
+@dataclass(frozen=True)
+class RowReport:
+    """What one row's cache did: counts per layer.
+
+    Attributes:
+        prompt_tokens: tokens of the prompt.
+        prompt_kept: of those, tokens kept after prefill.
+        decode_evicted: tokens that left after prefill.
+        selections: steps at which the strategy chose what stays.
+        peak: largest physical length, the token being attended included.
+    """
+
+    prompt_tokens: int
+    prompt_kept: list[int]
+    decode_evicted: list[int]
+    selections: list[int]
+    peak: list[int]
 
 
 class Schedule:
@@ -67,6 +87,16 @@ class Schedule:
         """First entries of each layer and row, in cache order, that never leave."""
         frozen = self.now.base if self.fidelity.frozen_prefix == "capacity" else self.kept
         return self.strategy.protected(frozen, self.now.base)
+
+    def report(self, row: int) -> RowReport:
+        """What one row has held and lost so far."""
+        return RowReport(
+            prompt_tokens=int(self.prompt_lengths[row]),
+            prompt_kept=self.kept[:, row].tolist(),
+            decode_evicted=self.evicted[:, row].tolist(),
+            selections=self.selections[:, row].tolist(),
+            peak=self.peak[:, row].tolist(),
+        )
 
     def advance(self) -> None:
         """Count one more decode step in every row."""

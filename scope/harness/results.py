@@ -1,0 +1,101 @@
+"""The files of a result folder: they survive being killed, and never mix two configurations."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scope.errors import ScopeError
+
+
+@dataclass(frozen=True)
+class ResultFile:
+    """JSON lines, one per example in the order of the data file, appended as they finish."""
+
+    path: Path
+
+    def resume(self, indices: list[int]) -> int:
+        """Cut off a half-written last line and count the examples that are done.
+
+        Args:
+            indices: the ``index`` that each line must have, in order.
+
+        Raises:
+            ScopeError: for any other line that is not one of ours, with its number.
+        """
+        if not self.path.exists():
+            return 0
+        content = self.path.read_bytes()
+        complete = content[: content.rfind(b"\n") + 1]
+        done = complete.splitlines()
+        for number, line in enumerate(done, start=1):
+            self._check(number, line, indices)
+        if len(complete) < len(content):
+            with self.path.open("r+b") as file:
+                file.truncate(len(complete))
+        return len(done)
+
+    def _check(self, number: int, line: bytes, indices: list[int]) -> None:
+        try:
+            index = json.loads(line)["index"]
+        except (ValueError, KeyError, TypeError):
+            raise ScopeError(
+                f"{self.path}, line {number}: not a result of this program; repair or remove the "
+                "line, or use another --save_dir"
+            ) from None
+        if number > len(indices) or index != indices[number - 1]:
+            raise ScopeError(
+                f"{self.path}, line {number}: holds example {index} where another belongs; remove "
+                "the file or use another --save_dir"
+            )
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Write one example and make sure that it is on disk."""
+        with self.path.open("ab") as file:
+            file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def records(self) -> list[dict[str, Any]]:
+        """All examples that are done."""
+        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+
+
+@dataclass(frozen=True)
+class RunFile:
+    """run.json beside a result file: what was run, on what, and what it took."""
+
+    path: Path
+
+    def open(self, config: dict[str, Any], config_hash: str) -> dict[str, Any]:
+        """What an earlier start wrote, or an empty run.
+
+        Raises:
+            ScopeError: if the folder belongs to another configuration.
+        """
+        if not self.path.exists():
+            if any(self.path.parent.glob("*.json")):
+                raise ScopeError(
+                    f"{self.path.parent} holds results without a run.json; use another --save_dir"
+                )
+            return {"config": config, "config_hash": config_hash}
+        try:
+            run = json.loads(self.path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ScopeError(f"{self.path}: not JSON ({error}); use another --save_dir") from None
+        if run.get("config_hash") != config_hash:
+            theirs = run.get("config", {})
+            changed = [key for key in config if theirs.get(key) != config[key]]
+            raise ScopeError(
+                f"{self.path.parent} belongs to another configuration, with another "
+                f"{', '.join(changed) or 'version'}; use another --save_dir or remove the folder"
+            )
+        return run
+
+    def write(self, run: dict[str, Any]) -> None:
+        """Replace the file in one piece."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        draft = self.path.with_suffix(".tmp")
+        draft.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+        draft.replace(self.path)

@@ -1,0 +1,245 @@
+"""Running one job: generate, record, resume, and say what really happened."""
+
+import os
+import platform
+import subprocess
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from scope.errors import ScopeError
+from scope.generation.greedy import Generation, generate
+from scope.generation.session import Session
+from scope.harness.agreement import Agreement, agreement
+from scope.harness.data import Example, file_hash, load_examples
+from scope.harness.jobs import Job
+from scope.harness.models import eos_token_ids
+from scope.harness.results import ResultFile, RunFile
+from scope.longgenbench.build import read_meta
+
+
+def run_job(job: Job, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Generate what is missing of a job's results.
+
+    Examples are decoded in fixed batches of the data file's order, and a batch that was cut off is
+    done again as a whole, so an interrupted run gives the same file as one that ran through.
+
+    Args:
+        job: what to run.
+        model: patched, on the job's device.
+        tokenizer: the model's.
+
+    Returns:
+        What run.json holds in the end.
+
+    Raises:
+        ScopeError: for bad input, or a result folder of another configuration.
+    """
+    examples = load_examples(job, tokenizer, model.config.max_position_embeddings)
+    run_file, result_file = RunFile(job.folder / "run.json"), ResultFile(job.result_file)
+    config = job.config() | {"data_sha256": file_hash(job.data_file)}
+    run = run_file.open(config, job.config_hash() + config["data_sha256"][:16])
+    done = result_file.resume([example.index for example in examples])
+    run |= {
+        "data": {
+            "file": str(job.data_file),
+            "sha256": config["data_sha256"],
+            "examples": len(examples),
+            "meta": read_meta(job.data_file),
+        },
+        "environment": _environment(job),
+    }
+    run_file.write(run)
+    torch.manual_seed(job.seed)
+    if done < len(examples):
+        run["metrics"] = run.get("metrics", {}) | _generate_all(
+            job, model, tokenizer, examples, done, result_file
+        )
+        run_file.write(run)
+    run["metrics"] |= _summary(job, result_file.records())
+    run["warnings"] = _warnings(job, result_file.records())
+    if job.compare_with is not None and "agreement" not in run["metrics"]:
+        run["metrics"]["agreement"] = _agreement(job, model, examples)
+    run_file.write(run)
+    return run
+
+
+def _generate_all(
+    job: Job,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: list[Example],
+    done: int,
+    result_file: ResultFile,
+) -> dict[str, Any]:
+    end_tokens = eos_token_ids(model, tokenizer, job.eos)
+    speed, kv_bytes = _Speed(), 0
+    if model.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(model.device)
+    with tqdm(
+        total=len(examples), initial=done, desc=f"{job.label} {job.dataset}", unit="prompt"
+    ) as bar:
+
+        def count(tokens: int) -> None:
+            speed.tokens += tokens
+            bar.set_postfix_str(f"{speed.tokens_per_second:.1f} tokens/s", refresh=False)
+            bar.update(0)
+
+        for start in range(done // job.batch_size * job.batch_size, len(examples), job.batch_size):
+            batch = examples[start : start + job.batch_size]
+            prompts = [example.tokens for example in batch]
+            session = Session(model, job.compression, prompts, job.max_new_tokens)
+            ended: dict[int, Generation] = {}
+            with speed:
+                for row, generation in generate(
+                    session, job.max_new_tokens, end_tokens, job.min_new_tokens, on_tokens=count
+                ):
+                    ended[start + row] = generation
+                    while done in ended:
+                        result_file.append(_record(examples[done], ended[done], tokenizer))
+                        bar.update()
+                        done += 1
+            kv_bytes = max(kv_bytes, session.cache.kv_bytes // len(batch))
+    memory = {}
+    if model.device.type == "cuda":
+        memory = {"peak_memory_bytes": torch.cuda.max_memory_allocated(model.device)}
+    return {
+        "kv_bytes_per_sequence": kv_bytes,
+        "generated_tokens": speed.tokens,
+        "seconds": round(speed.seconds, 3),
+        "tokens_per_second": round(speed.tokens_per_second, 2),
+    } | memory
+
+
+class _Speed:
+    """Counts tokens, and the time inside its ``with`` blocks."""
+
+    def __init__(self) -> None:
+        self.tokens, self.finished_seconds, self.started = 0, 0.0, None
+
+    def __enter__(self) -> None:
+        self.started = time.perf_counter()
+
+    def __exit__(self, *error: object) -> None:
+        self.finished_seconds, self.started = self.seconds, None
+
+    @property
+    def seconds(self) -> float:
+        running = 0.0 if self.started is None else time.perf_counter() - self.started
+        return self.finished_seconds + running
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds
+
+
+def _record(
+    example: Example, generation: Generation, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Any]:
+    """One line of the result file: the original's keys first, then ours."""
+    return {
+        "prompt": example.prompt,
+        "questions": example.questions,
+        "answers": example.answers,
+        "length": len(example.prompt),
+        "pred": tokenizer.decode(generation.tokens, skip_special_tokens=True),
+        "index": example.index,
+        "generated_tokens": len(generation.tokens),
+        "generated_ids": generation.tokens,
+        "stopped": generation.stopped,
+        "cache": asdict(generation.cache),
+    }
+
+
+def _summary(job: Job, records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Totals of what the caches did, over all examples and averaged over layers."""
+    caches = [record["cache"] for record in records]
+
+    def mean(key: str) -> float:
+        values = [value for cache in caches for value in cache[key]]
+        return round(sum(values) / len(values), 2)
+
+    return {
+        "mean_prompt_tokens": sum(cache["prompt_tokens"] for cache in caches) / len(caches),
+        "mean_prompt_kept": mean("prompt_kept"),
+        "mean_decode_evicted": mean("decode_evicted"),
+        "mean_selections": mean("selections"),
+        "peak_physical_length": max(max(cache["peak"]) for cache in caches),
+    }
+
+
+def _warnings(job: Job, records: list[dict[str, Any]]) -> list[str]:
+    """Compression that was asked for and never acted."""
+    caches = [record["cache"] for record in records]
+    warnings = []
+    if job.compression.method != "ALLKV":
+        whole = sum(max(c["prompt_kept"]) >= c["prompt_tokens"] for c in caches)
+        if whole:
+            warnings.append(
+                f"{job.compression.method} kept all of the prompt in {whole} of {len(caches)} "
+                f"examples: no longer than max_capacity_prompts "
+                f"{job.compression.max_capacity_prompt}"
+            )
+    if job.compression.decoding_metric != "None":
+        idle = sum(max(c["decode_evicted"]) == 0 for c in caches)
+        if idle:
+            warnings.append(
+                f"{job.compression.decoding_metric} evicted nothing in {idle} of {len(caches)} "
+                f"examples: output too short for decoding_window_size "
+                f"{job.compression.decoding_window_size}"
+            )
+    return warnings
+
+
+def _agreement(job: Job, model: PreTrainedModel, examples: list[Example]) -> dict[str, Any]:
+    texts = _reference_texts(job.compare_with, examples)
+    total = Agreement()
+    bar = tqdm(examples, desc=f"{job.label} against the full cache", unit="prompt")
+    for start in range(0, len(examples), job.batch_size):
+        batch = examples[start : start + job.batch_size]
+        forced = [texts[example.index] for example in batch]
+        prompts = [example.tokens for example in batch]
+        total += agreement(model, job.compression, prompts, forced, job.max_new_tokens)
+        bar.update(len(batch))
+    bar.close()
+    return {"compared_with": str(job.compare_with)} | total.summary()
+
+
+def _reference_texts(path: Path, examples: list[Example]) -> dict[int, list[int]]:
+    try:
+        records = {record["index"]: record for record in ResultFile(path).records()}
+        return {e.index: records[e.index]["generated_ids"] for e in examples}
+    except OSError as error:
+        raise ScopeError(f"--compare_with {path}: {error.strerror}") from None
+    except (ValueError, KeyError):
+        raise ScopeError(
+            f"--compare_with {path}: expected a finished result file of this program on the same "
+            "data file"
+        ) from None
+
+
+def _environment(job: Job) -> dict[str, Any]:
+    name = f"{os.cpu_count()} cores of {platform.machine()}"
+    if job.device.startswith("cuda"):
+        name = torch.cuda.get_device_name(job.device)
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "git_commit": commit.stdout.strip() or None,
+    }
