@@ -61,9 +61,10 @@ class StreamingLLMDecoding(DecodingStrategy):
         return "age"
 
     def protected(self, frozen: Counts, base: Counts) -> Counts:
+        beside_recent = base + self.decoding_window_size - self.decoding_recent_size
         if self.streamingllm_sinks == "half":
-            return base + self.decoding_window_size - self.decoding_recent_size
-        return np.full_like(base, NUM_SINKS)
+            return beside_recent
+        return np.minimum(NUM_SINKS, beside_recent)
 
     def pool(self, step: Counts) -> Counts:
         return np.full_like(step, self.decoding_window_size)

@@ -8,10 +8,22 @@ Example:
     ...     tokens = model.generate(**inputs, past_key_values=cache, max_new_tokens=4096)
 """
 
-from scope.attention.patch import patch
-from scope.cache.cache import SlotCache
-from scope.errors import ScopeError
-from scope.methods.compression import Compression
-from scope.methods.fidelity import Fidelity
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "Compression": "scope.methods.compression",
+    "Fidelity": "scope.methods.fidelity",
+    "ScopeError": "scope.errors",
+    "SlotCache": "scope.cache.cache",
+    "patch": "scope.attention.patch",
+}
 
 __all__ = ["Compression", "Fidelity", "ScopeError", "SlotCache", "patch"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: scoring and building data need neither torch nor transformers."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

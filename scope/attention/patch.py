@@ -58,7 +58,7 @@ def _begin_forward(
     cache = kwargs.get("past_key_values")
     if not isinstance(cache, SlotCache):
         return None
-    tokens: Tensor | None = kwargs.get("input_ids")
+    tokens: Tensor | None = args[0] if args else kwargs.get("input_ids")
     if tokens is None:
         tokens = kwargs["inputs_embeds"]
     batch, length = tokens.shape[:2]

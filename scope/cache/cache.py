@@ -124,6 +124,8 @@ class SlotCache(Cache):
             )
         if self.schedule is None:
             self._plan(lengths)
+        elif not set(lengths) <= self._planned_lengths:
+            self._check_room(lengths)
         for row, length in zip(rows, lengths, strict=True):
             self.schedule.admit(row, length)
         self._padded_length = num_tokens
@@ -131,6 +133,7 @@ class SlotCache(Cache):
 
     def _plan(self, lengths: list[int]) -> None:
         prompt_lengths = self._prompt_lengths or lengths
+        self._planned_lengths = set(prompt_lengths)
         self.schedule = Schedule(
             self.compression,
             self.max_new_tokens,
@@ -140,6 +143,14 @@ class SlotCache(Cache):
         self._slots = slots_needed(
             self.compression, self.max_new_tokens, len(self.layers), prompt_lengths
         )
+
+    def _check_room(self, lengths: list[int]) -> None:
+        needed = slots_needed(self.compression, self.max_new_tokens, len(self.layers), lengths)
+        if any(wanted > there for wanted, there in zip(needed, self._slots, strict=True)):
+            raise ScopeError(
+                f"a prompt of {max(lengths)} tokens does not fit into slots made for up to "
+                f"{max(self._planned_lengths)}; give the cache all prompt_lengths when making it"
+            )
 
     def _begin_step(self, batch_size: int, device: torch.device) -> Tensor:
         prompt_lengths = self.schedule.prompt_lengths

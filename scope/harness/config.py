@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 import yaml
 
@@ -154,8 +154,15 @@ def parse_command(arguments: Sequence[str] | None = None) -> Command:
     return Command([_run_config({**shared, **run, **options}) for run in runs], dry_run)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Tells bad arguments in one line, as the program tells everything else."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ScopeError(f"{message}; see --help")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="run_longgenbench.py",
         description="Generate LongGenBench answers with a compressed KV cache.",
         argument_default=argparse.SUPPRESS,

@@ -38,7 +38,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         ScopeError: no such file, or a line that is not such a row, with its number.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines(): some questions hold characters that it takes for line ends.
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except OSError as error:
         raise ScopeError(
             f"data file {path}: {error.strerror}; build it with "
@@ -46,6 +47,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         ) from None
     except UnicodeDecodeError as error:
         raise ScopeError(f"data file {path}: not UTF-8 text ({error.reason})") from None
+    if lines == [""]:
+        raise ScopeError(f"data file {path} is empty; expected JSON lines")
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -63,8 +66,6 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
                 "the lists questions and answers"
             )
         rows.append(row)
-    if not rows:
-        raise ScopeError(f"data file {path} is empty; expected JSON lines")
     return rows
 
 

@@ -131,7 +131,7 @@ def _job(run: RunConfig, dataset: str) -> Job:
         f"{compression.method}+{compression.decoding_metric}"
         f"_decoding_window_{run.decoding_window_size}_recent_window_{run.decoding_recent_size}"
     )
-    model_name = Path(run.model_path).name.lower()
+    model_name = Path(run.model_path).name.lower().removesuffix(".gguf")
     device = run.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device.split(":")[0] == "cuda" and not torch.cuda.is_available():
         raise ScopeError(f"--device {device}: torch sees no GPU here; use --device cpu")

@@ -59,7 +59,7 @@ class ResultFile:
 
     def records(self) -> list[dict[str, Any]]:
         """All examples that are done."""
-        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+        return [json.loads(line) for line in self.path.read_bytes().splitlines()]
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def run_job(job: Job, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
         "data": {
             "file": str(job.data_file),
             "sha256": config["data_sha256"],
-            "examples": len(examples),
+            "rows": [example.index for example in examples],
             "meta": read_meta(job.data_file),
         },
         "environment": _environment(job),

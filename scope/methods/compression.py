@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeVar
 
+from baselines.streamingllm import NUM_SINKS
 from scope.errors import ScopeError
 from scope.methods.decoding import DecodingStrategy, Score
 from scope.methods.fidelity import Fidelity
@@ -83,6 +84,12 @@ class Compression:
             raise ScopeError(
                 f"window_size {self.window_size} leaves no room in max_capacity_prompt "
                 f"{self.max_capacity_prompt}; it must be smaller"
+            )
+        sinks = self.method == "StreamingLLM" and self.fidelity.streamingllm_sinks == "4"
+        if sinks and self.max_capacity_prompt <= NUM_SINKS:
+            raise ScopeError(
+                f"max_capacity_prompt {self.max_capacity_prompt} leaves StreamingLLM no room beside "
+                f"its {NUM_SINKS} sinks; it must be larger"
             )
         if self.kernel_size < 1 or self.kernel_size % 2 == 0:
             raise ScopeError(f"kernel_size is {self.kernel_size}; it must be odd and positive")

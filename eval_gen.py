@@ -1,0 +1,75 @@
+"""Scores result folders: prints a table, writes results.csv into each folder, and a report.
+
+python eval_gen.py --results_dir results/runs
+python eval_gen.py --results_dir results/runs --baseline results/runs/<folder> --report report
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from scope.errors import ScopeError
+from scope.evaluation.evaluate import evaluate, read_baseline
+from scope.evaluation.results import find_result_folders
+from scope.evaluation.tables import Column, short_columns
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0, or 2 where something could not be scored."""
+    arguments = _parser().parse_args(argv)
+    try:
+        folders = find_result_folders(arguments.results_dir)
+        baseline = read_baseline(arguments.baseline) if arguments.baseline else None
+        evaluation = evaluate(
+            tqdm(folders, desc="scoring", unit="folder", leave=False, disable=None), baseline
+        )
+        if evaluation.rows:
+            _print_table(short_columns(evaluation.rows))
+        if arguments.report and evaluation.rows:
+            from scope.evaluation.report import write_report
+
+            print(f"\nreport: {write_report(evaluation, arguments.report)}")
+    except ScopeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for warning in evaluation.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    for message in evaluation.errors:
+        print(f"error: {message}", file=sys.stderr)
+    return 2 if evaluation.errors else 0
+
+
+def _print_table(columns: Sequence[Column]) -> None:
+    widths = [max(map(len, [column.title, *column.cells])) for column in columns]
+    for row in zip(*([column.title, *column.cells] for column in columns), strict=True):
+        cells = (
+            cell.ljust(width) if column.is_text else cell.rjust(width)
+            for cell, width, column in zip(row, widths, columns, strict=True)
+        )
+        print("  ".join(cells).rstrip())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--results_dir",
+        type=Path,
+        required=True,
+        help="a result folder (<model>_<C> with one folder per data set), or any folder above some",
+    )
+    parser.add_argument(
+        "--baseline",
+        type=Path,
+        help="a result folder over the same data; differences to it are paired by prompt",
+    )
+    parser.add_argument(
+        "--report", type=Path, metavar="OUT", help="writes OUT/report.md and OUT/report.html"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,207 @@
+"""The report's pictures, as SVG texts.
+
+A method looks the same in every picture: its colour tells the decoding strategy and its marker the
+prefill compressor. The colours are those of Okabe and Ito, which colour-blind readers can tell
+apart (https://jfly.uni-koeln.de/color/).
+"""
+
+import io
+import math
+from collections.abc import Sequence
+from itertools import zip_longest
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from scope.evaluation.evaluate import Row
+
+_COLOURS = {
+    "none": "#000000",
+    "h2o": "#D55E00",
+    "slm": "#E69F00",
+    "pyramidinfer": "#CC79A7",
+    "slide": "#0072B2",
+    "adaptive": "#009E73",
+    "discontinuous": "#56B4E9",
+}
+_MARKERS = {
+    "allkv": "o",
+    "snapkv": "s",
+    "pyramidkv": "^",
+    "pyramidinfer": "v",
+    "h2o": "D",
+    "streamingllm": "X",
+}
+_OTHER_COLOUR, _OTHER_MARKER = "#7F7F7F", "P"
+_WIDTH = 7.0  # inches, the text width of a paper
+_BINS = 10
+_PANELS_A_LINE = 2
+_LOOK = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#E5E5E5",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "svg.hashsalt": "scope",  # the same input gives the same file
+}
+
+
+def accuracy_by_question(rows: Sequence[Row]) -> str:
+    """Indexed accuracy against the question's place in the prompt, one panel per budget."""
+    by_size = sorted(rows, key=lambda row: (row.folder.capacity or 0, row.folder.window or 0))
+    budgets = list(dict.fromkeys(_budget(row, rows) for row in by_size))
+    columns = min(_PANELS_A_LINE, len(budgets))
+    lines = math.ceil(len(budgets) / columns)
+    with mpl.rc_context(_LOOK):
+        figure = Figure(figsize=(_WIDTH, 0.9 + 2.6 * lines), layout="constrained")
+        panels = figure.subplots(lines, columns, sharey=True, squeeze=False).flat
+        for budget, axes in zip_longest(budgets, panels):
+            if budget is None:
+                axes.remove()
+                continue
+            for row in rows:
+                if _budget(row, rows) == budget:
+                    places, accuracy = _binned(row.score.by_index)
+                    axes.plot(places, accuracy, label=row.name, linewidth=1.4, **_style(row))
+            axes.set_title(budget, fontsize=9)
+            axes.set_xlabel("question in the prompt")
+            axes.set_ylim(0, 100)
+            if axes.get_subplotspec().is_first_col():
+                axes.set_ylabel("indexed accuracy (%)")
+        _legend(figure)
+        return _svg(figure)
+
+
+def accuracy_by_memory(rows: Sequence[Row]) -> str | None:
+    """Indexed accuracy against KV bytes per sequence, a line per method through its budgets.
+
+    None where no row has the bytes on record.
+    """
+    rows = [row for row in rows if row.kv_bytes is not None]
+    if not rows:
+        return None
+    with mpl.rc_context(_LOOK):
+        figure = Figure(figsize=(_WIDTH, 4.2), layout="constrained")
+        axes = figure.subplots()
+        front = _pareto([(_mebibytes(row), row.accuracy.mean) for row in rows])
+        axes.step(*zip(*front, strict=True), where="post", color="#BBBBBB", label="Pareto front")
+        for name in dict.fromkeys(row.name for row in rows):
+            members = sorted((row for row in rows if row.name == name), key=_mebibytes)
+            means = np.array([row.accuracy.mean for row in members])
+            intervals = np.array(
+                [row.accuracy.interval or [row.accuracy.mean] * 2 for row in members]
+            )
+            axes.errorbar(
+                [_mebibytes(row) for row in members],
+                means,
+                yerr=[means - intervals[:, 0], intervals[:, 1] - means],
+                label=name,
+                linewidth=0.8,
+                elinewidth=0.8,
+                capsize=2,
+                **_style(members[0]),
+            )
+        axes.set_xlabel("KV cache per sequence (MiB)")
+        axes.set_ylabel("indexed accuracy (%)")
+        _legend(figure)
+        return _svg(figure)
+
+
+def lengths(rows: Sequence[Row]) -> str:
+    """How long the outputs are: tokens, or characters where tokens are not on record."""
+    in_tokens = all(row.score.tokens is not None for row in rows)
+    with mpl.rc_context(_LOOK):
+        figure = Figure(figsize=(_WIDTH, 0.8 + 0.28 * len(rows)), layout="constrained")
+        axes = figure.subplots()
+        for place, row in enumerate(rows):
+            records = row.result.records
+            values = [r.generated_tokens if in_tokens else len(r.pred) for r in records]
+            colour = _style(row)["color"]
+            axes.boxplot(
+                values,
+                positions=[place],
+                orientation="horizontal",
+                widths=0.6,
+                patch_artist=True,
+                boxprops={"facecolor": colour, "alpha": 0.35, "edgecolor": colour},
+                medianprops={"color": colour, "linewidth": 1.8},
+                whiskerprops={"color": colour},
+                capprops={"color": colour},
+                flierprops={"marker": ".", "markersize": 3, "markeredgecolor": colour},
+            )
+        axes.set_yticks(range(len(rows)), [_label(row, rows) for row in rows])
+        axes.invert_yaxis()
+        axes.grid(axis="y", visible=False)
+        axes.set_xlim(left=0)
+        axes.set_xlabel("tokens generated per prompt" if in_tokens else "characters per prompt")
+        return _svg(figure)
+
+
+def _style(row: Row) -> dict[str, Any]:
+    compressor, _, strategy = row.name.lower().partition("+")
+    return {
+        "color": _COLOURS.get(strategy, _OTHER_COLOUR),
+        "marker": _MARKERS.get(compressor, _OTHER_MARKER),
+        "markersize": 5,
+        "markeredgecolor": "white",
+        "markeredgewidth": 0.5,
+    }
+
+
+def _label(row: Row, rows: Sequence[Row]) -> str:
+    """The method's name, with its budget where the rows have several."""
+    return ", ".join(filter(None, [row.name, _budget(row, rows)]))
+
+
+def _budget(row: Row, rows: Sequence[Row]) -> str:
+    """C and W, as far as the rows differ in them: ``C 2048, W 512``, ``W 512`` or nothing."""
+    parts = []
+    if len({other.folder.capacity for other in rows}) > 1:
+        parts.append(f"C {row.folder.capacity}")
+    if len({other.folder.window for other in rows}) > 1:
+        parts.append(f"W {row.folder.window}")
+    return ", ".join(parts)
+
+
+def _binned(by_index: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Means over neighbouring questions, ``_BINS`` at most; places count from 1."""
+    places = np.array_split(np.arange(len(by_index)), min(_BINS, len(by_index)))
+    values = np.asarray(by_index)
+    return [1 + float(p.mean()) for p in places], [100 * float(values[p].mean()) for p in places]
+
+
+def _pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points that no cheaper point is as good as, by cost."""
+    front: list[tuple[float, float]] = []
+    for cost, gain in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or gain > front[-1][1]:
+            front.append((cost, gain))
+    return front
+
+
+def _mebibytes(row: Row) -> float:
+    return (row.kv_bytes or 0) / 2**20
+
+
+def _legend(figure: Figure) -> None:
+    """One legend for all panels, below them."""
+    entries: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    figure.legend(
+        list(entries.values()),
+        list(entries),
+        loc="outside lower center",
+        ncols=min(3, len(entries)),
+    )
+
+
+def _svg(figure: Figure) -> str:
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()

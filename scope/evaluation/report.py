@@ -1,0 +1,149 @@
+"""report.md and report.html: the same tables and pictures, once for a repository, once for reading.
+
+report.html needs no other file. report.md shows the pictures that lie in ``figures/`` beside it.
+"""
+
+import base64
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import groupby
+from pathlib import Path
+from string import Template
+
+from scope.errors import ScopeError
+from scope.evaluation import figures
+from scope.evaluation.evaluate import Evaluation, Row
+from scope.evaluation.tables import Column, full_columns
+
+_TITLE = "LongGenBench results"
+_NOTES = (
+    "Scores are accuracies in percent, averaged over prompts. Upstream compares the i-th answer "
+    "that can be read with the i-th gold answer, as the published figures do. Indexed looks each "
+    "answer up by its printed number.",
+    "In brackets: 95 % intervals from 10,000 bootstrap resamples of whole prompts; differences to "
+    "the baseline are paired by prompt. With few prompts the intervals are too narrow.",
+    "Answered: questions with an answer that can be read. In format: with one that the upstream "
+    "score can read. Repeated: 8-word sequences that the same output had before. Length: the mean "
+    "per prompt.",
+)
+
+
+@dataclass(frozen=True)
+class _Picture:
+    name: str
+    caption: str
+    svg: str
+
+
+@dataclass(frozen=True)
+class _Section:
+    """The rows of one data set, with one number of questions a prompt, and one model."""
+
+    title: str
+    columns: Sequence[Column]
+    pictures: Sequence[_Picture]
+
+
+def write_report(evaluation: Evaluation, out: Path) -> Path:
+    """Writes report.md, report.html and figures/*.svg into ``out``; returns report.html.
+
+    Raises:
+        ScopeError: ``out`` cannot be written.
+    """
+    sections = list(_sections(evaluation.rows))
+    problems = [*evaluation.errors, *evaluation.warnings]
+    try:
+        (out / "figures").mkdir(parents=True, exist_ok=True)
+        for section in sections:
+            for picture in section.pictures:
+                (out / "figures" / f"{picture.name}.svg").write_text(picture.svg, encoding="utf-8")
+        (out / "report.md").write_text(_markdown(sections, problems), encoding="utf-8")
+        (out / "report.html").write_text(_html(sections, problems), encoding="utf-8")
+    except OSError as error:
+        raise ScopeError(f"--report {out}: {error.strerror}; choose another folder") from None
+    return out / "report.html"
+
+
+def _sections(rows: Sequence[Row]) -> Iterator[_Section]:
+    def group(row: Row) -> tuple[str, int, str]:
+        return row.result.dataset, len(row.score.by_index), row.folder.model
+
+    def order(row: Row) -> tuple[str, int, int]:
+        return row.name.lower(), row.folder.capacity or 0, row.folder.window or 0
+
+    for (dataset, questions, model), members in groupby(sorted(rows, key=group), key=group):
+        chosen = sorted(members, key=order)
+        pictures = _pictures(f"{dataset}_{questions}_{model}", chosen)
+        title = f"{dataset}, {questions} questions a prompt, {model}"
+        yield _Section(title, full_columns(chosen), pictures)
+
+
+def _pictures(prefix: str, rows: Sequence[Row]) -> list[_Picture]:
+    captions: Mapping[str, tuple[str, str | None]] = {
+        "questions": (
+            "Indexed accuracy against the question's place in the prompt (means of neighbours).",
+            figures.accuracy_by_question(rows),
+        ),
+        "memory": (
+            "Indexed accuracy against the KV cache of one sequence, with 95 % intervals. "
+            "A method's line joins its budgets; the grey steps are the Pareto front.",
+            figures.accuracy_by_memory(rows),
+        ),
+        "lengths": (
+            "Length of the outputs: median, quartiles, 1.5 interquartile ranges, outliers.",
+            figures.lengths(rows),
+        ),
+    }
+    return [
+        _Picture(f"{prefix}_{name}", caption, svg)
+        for name, (caption, svg) in captions.items()
+        if svg is not None
+    ]
+
+
+def _markdown(sections: Sequence[_Section], problems: Sequence[str]) -> str:
+    parts = [f"# {_TITLE}", *_NOTES]
+    if problems:
+        parts.append("**Problems**\n\n" + "\n".join(f"- {problem}" for problem in problems))
+    for section in sections:
+        header = [column.title for column in section.columns]
+        rule = [":--" if column.is_text else "--:" for column in section.columns]
+        rows = zip(*(column.cells for column in section.columns), strict=True)
+        parts.append(f"## {section.title}")
+        parts.append("\n".join(f"| {' | '.join(row)} |" for row in [header, rule, *rows]))
+        parts += [f"![{p.name}](figures/{p.name}.svg)\n\n{p.caption}" for p in section.pictures]
+    return "\n\n".join(parts) + "\n"
+
+
+def _html(sections: Sequence[_Section], problems: Sequence[str]) -> str:
+    parts = [f"<h1>{_TITLE}</h1>", *(f"<p>{escape(note)}</p>" for note in _NOTES)]
+    if problems:
+        items = "".join(f"<li>{escape(problem)}</li>" for problem in problems)
+        parts.append(f'<div class="problems"><strong>Problems</strong><ul>{items}</ul></div>')
+    for section in sections:
+        parts.append(f"<h2>{escape(section.title)}</h2>")
+        parts.append(_html_table(section.columns))
+        for picture in section.pictures:
+            data = base64.b64encode(picture.svg.encode()).decode()
+            parts.append(
+                f'<figure><img alt="{escape(picture.caption)}" '
+                f'src="data:image/svg+xml;base64,{data}">'
+                f"<figcaption>{escape(picture.caption)}</figcaption></figure>"
+            )
+    page = Template(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
+    return page.substitute(title=_TITLE, body="\n".join(parts))
+
+
+def _html_table(columns: Sequence[Column]) -> str:
+    def line(tag: str, texts: Sequence[str]) -> str:
+        cells = []
+        for column, text in zip(columns, texts, strict=True):
+            place = ' class="text"' if column.is_text else ""
+            cells.append(f"<{tag}{place}>{escape(text)}</{tag}>")
+        return f"<tr>{''.join(cells)}</tr>"
+
+    head = line("th", [column.title for column in columns])
+    rows = zip(*(column.cells for column in columns), strict=True)
+    body = "".join(line("td", row) for row in rows)
+    return f'<div class="table"><table>{head}{body}</table></div>'

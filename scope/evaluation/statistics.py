@@ -1,0 +1,63 @@
+"""95 % intervals: answers in one prompt depend on each other, so prompts are resampled whole."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from scope.errors import ScopeError
+from scope.evaluation.indexed import mark
+from scope.evaluation.results import DatasetResult
+
+_RESAMPLES = 10_000
+_SEED = 42
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean and its 95 % interval, in percent; the interval is None for a single prompt."""
+
+    mean: float
+    interval: tuple[float, float] | None
+
+    def __str__(self) -> str:
+        if self.interval is None:
+            return f"{self.mean:.2f}"
+        return f"{self.mean:.2f} [{self.interval[0]:.1f}, {self.interval[1]:.1f}]"
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Mean of per-prompt shares (0..1) with a percentile bootstrap interval over the prompts."""
+    percent = 100 * np.asarray(values, dtype=float)
+    mean = float(percent.mean())
+    if len(percent) < 2:
+        return Estimate(mean, None)
+    from scipy.stats import bootstrap
+
+    interval = bootstrap(
+        (percent,), np.mean, n_resamples=_RESAMPLES, method="percentile", rng=_SEED
+    ).confidence_interval
+    return Estimate(mean, (float(interval.low), float(interval.high)))
+
+
+def paired_difference(result: DatasetResult, baseline: DatasetResult) -> Estimate:
+    """Indexed accuracy minus the baseline's, prompt by prompt, on the prompts that both have.
+
+    Raises:
+        ScopeError: the two were not made from the same data file.
+    """
+    hashes = [run.get("data", {}).get("sha256") for run in (result.run, baseline.run)]
+    if all(hashes) and hashes[0] != hashes[1]:
+        raise ScopeError(
+            f"{result.path}:1: made from another data file than {baseline.path} "
+            f"(sha256 {hashes[0][:8]}, {hashes[1][:8]}); compare runs over the same one"
+        )
+    theirs = {record.task: record for record in baseline.records}
+    pairs = [(record, theirs[record.task]) for record in result.records if record.task in theirs]
+    if len(pairs) < min(len(result.records), len(baseline.records)):
+        stranger = next(record for record in result.records if record.task not in theirs)
+        raise ScopeError(
+            f"{result.path}:{stranger.line}: these questions are not in the baseline "
+            f"{baseline.path}; compare runs over the same data file"
+        )
+    return estimate([mark(ours).accuracy - mark(other).accuracy for ours, other in pairs])

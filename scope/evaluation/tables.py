@@ -1,0 +1,109 @@
+"""The columns of the printed table and of the report's tables."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from scope.evaluation.evaluate import Row
+
+_EMPTY = "–"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A titled column with one cell per row; text stands left, figures stand right."""
+
+    title: str
+    cells: tuple[str, ...]
+    is_text: bool = False
+
+
+def short_columns(rows: Sequence[Row]) -> list[Column]:
+    """What fits a terminal. Columns that would be empty are left out."""
+    return _drop_empty(
+        [
+            _column("configuration", rows, lambda row: row.name, is_text=True),
+            _column("C", rows, lambda row: _count(row.folder.capacity)),
+            _column("W", rows, lambda row: _count(row.folder.window)),
+            _column("data", rows, lambda row: row.result.dataset, is_text=True),
+            *_scores(rows),
+            _column("answered %", rows, lambda row: _percent(row.score.answered)),
+            *_costs(rows),
+        ]
+    )
+
+
+def full_columns(rows: Sequence[Row]) -> list[Column]:
+    """Everything there is to know about the rows of one data set and model."""
+    return _drop_empty(
+        [
+            _column("configuration", rows, lambda row: row.name, is_text=True),
+            _column("C", rows, lambda row: _count(row.folder.capacity)),
+            _column("W", rows, lambda row: _count(row.folder.window)),
+            *_scores(rows),
+            *_costs(rows),
+            _column("answered %", rows, lambda row: _percent(row.score.answered)),
+            _column("in format %", rows, lambda row: _percent(row.score.formatted)),
+            _column("repeated %", rows, lambda row: _percent(row.score.repetition)),
+            _column("length", rows, _length),
+            _column("stopped by", rows, _stops, is_text=True),
+        ]
+    )
+
+
+def _scores(rows: Sequence[Row]) -> list[Column]:
+    return [
+        _column("prompts", rows, lambda row: str(len(row.result.records))),
+        _column("upstream", rows, lambda row: f"{row.score.upstream:.2f}"),
+        _column("indexed", rows, lambda row: str(row.accuracy)),
+        _column("vs baseline", rows, _signed),
+    ]
+
+
+def _costs(rows: Sequence[Row]) -> list[Column]:
+    return [
+        _column("KV MiB", rows, lambda row: _mebibytes(row.kv_bytes)),
+        _column("tokens/s", rows, lambda row: _decimal(row.tokens_per_second)),
+    ]
+
+
+def _column(
+    title: str, rows: Iterable[Row], cell: Callable[[Row], str], is_text: bool = False
+) -> Column:
+    return Column(title, tuple(cell(row) for row in rows), is_text)
+
+
+def _drop_empty(columns: Iterable[Column]) -> list[Column]:
+    return [column for column in columns if any(cell != _EMPTY for cell in column.cells)]
+
+
+def _count(value: float | None) -> str:
+    return _EMPTY if value is None else f"{value:.0f}"
+
+
+def _decimal(value: float | None) -> str:
+    return _EMPTY if value is None else f"{value:.1f}"
+
+
+def _mebibytes(value: int | None) -> str:
+    return _EMPTY if value is None else f"{value / 2**20:.2f}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _signed(row: Row) -> str:
+    if row.difference is None:
+        return _EMPTY
+    text = str(row.difference)
+    return text if text.startswith("-") else f"+{text}"
+
+
+def _length(row: Row) -> str:
+    if row.score.tokens is not None:
+        return f"{row.score.tokens:.0f} tokens"
+    return f"{row.score.characters:.0f} chars"
+
+
+def _stops(row: Row) -> str:
+    return ", ".join(f"{why} {n}" for why, n in sorted(row.score.stopped.items())) or _EMPTY

@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# SCOPE's table 1, 4K setting: longgenbench_4k.sh MODEL [option of run_longgenbench.py ...]
+set -euo pipefail
+: "${1:?usage: longgenbench_4k.sh MODEL [option of run_longgenbench.py ...]}"
+exec bash "$(dirname "$0")/sweep.sh" longgenbench_4K 30 2048 "gsm8k mmlu csqa" \
+    "ALLKV+None StreamingLLM+slm H2O+h2o PyramidInfer+pyramidinfer
+     H2O+slide H2O+adaptive H2O+discontinuous" "$@"

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Runs pairs of prefill compressor and decoding strategy at W = 512 and 1024, and scores them.
+#
+#   sweep.sh SETTING K C "DATASETS" "METHOD+STRATEGY ..." MODEL [option of run_longgenbench.py ...]
+#
+# SETTING names the folder below results/runs. Environment: WINDOWS (default "512 1024"),
+# PYTHON (default python). A stopped sweep goes on where it was.
+set -euo pipefail
+if [ "$#" -lt 6 ]; then
+    sed -n '2,8s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+fi
+setting=$1 k=$2 capacity=$3 datasets=$4 pairs=$5 model=$6
+shift 6
+cd "$(dirname "$0")/../.."
+results=results/runs/$setting
+recent=256
+
+for window in ${WINDOWS:-512 1024}; do
+    for pair in $pairs; do
+        # shellcheck disable=SC2086  # DATASETS is a list of words
+        "${PYTHON:-python}" run_longgenbench.py \
+            --model_path "$model" \
+            --method "${pair%+*}" --decoding_metric "${pair#*+}" \
+            --K "$k" --dataset $datasets \
+            --max_capacity_prompts "$capacity" \
+            --decoding_window_size "$window" --decoding_recent_size "$recent" \
+            --save_dir "$results/${pair}_decoding_window_${window}_recent_window_${recent}" \
+            "$@"
+    done
+done
+"${PYTHON:-python}" eval_gen.py --results_dir "$results"

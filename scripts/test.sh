@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Sets up .venv, then runs the linter and all tests; arguments go to pytest.
+set -euo pipefail
+source "$(dirname "$0")/setup.sh"
+export HF_HUB_OFFLINE=1
+ruff check .
+ruff format --check .
+python -m pytest "$@"

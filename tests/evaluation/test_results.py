@@ -1,0 +1,288 @@
+"""Result folders: found, read, compared, and nothing that looks wrong passed over."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import eval_gen
+from scope.errors import ScopeError
+from scope.evaluation import indexed
+from scope.evaluation.results import DatasetResult, find_result_folders, read_dataset
+from scope.evaluation.statistics import estimate, paired_difference
+
+PROMPT = "Examples: \nQuestion_1:\n1 + 1?\n\nAnswer_1:\n2\n\nFollowing Question: \nQuestion_2:\n..."
+
+
+def record(row: int, right: int, **extra: Any) -> dict[str, Any]:
+    """Four questions numbered 2 to 5, the first ``right`` of them answered rightly."""
+    said = [f"Answer_{2 + i}:\nThe answer is {7 if i < right else 8}." for i in range(4)]
+    return {
+        "prompt": f"{PROMPT}{row}",
+        "questions": [f"{row}.{i}?" for i in range(4)],
+        "answers": ["so\n#### 7"] * 4,
+        "length": 100,
+        "pred": "\n\n".join(said),
+        **extra,
+    }
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """Writes records as a result folder and returns its path."""
+
+    def write(
+        records: list[Any], name: str = "H2O+slide", dataset: str = "gsm8k", **run: Any
+    ) -> Path:
+        folder = tmp_path / f"{name}_decoding_window_16_recent_window_4" / "tiny_64"
+        file = folder / dataset / f"{name.partition('+')[0]}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lines = (r if isinstance(r, str) else json.dumps(r) for r in records)
+        text = "".join(f"{line}\n" for line in lines)
+        file.write_text(text, encoding="utf-8", errors="surrogateescape")
+        if run:
+            file.with_name("run.json").write_text(json.dumps(run))
+        return folder
+
+    return write
+
+
+def test_results_csv_in_the_originals_form(write: Callable[..., Path]) -> None:
+    folder = write([record(0, 4), record(1, 3), record(2, 3)])
+    assert eval_gen.main(["--results_dir", str(folder)]) == 0
+    expected = b"dataset,gsm8k,mmlu,csqa\r\nH2O+slide,83.3333,-1,-1\r\n"
+    assert (folder / "results.csv").read_bytes() == expected
+
+
+def test_run_json_names_the_row_and_fills_the_table(
+    write: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write(
+        [record(0, 2, index=0, generated_tokens=12, stopped="eos")],
+        config={"method": "ALLKV", "decoding_metric": None, "decoding_window_size": 24},
+        metrics={"kv_bytes_per_sequence": 3 << 20, "tokens_per_second": 12.34},
+    )
+    assert eval_gen.main(["--results_dir", str(folder)]) == 0
+    header, row = capsys.readouterr().out.splitlines()
+    assert header.split()[0] == "configuration"
+    assert row.split() == [
+        "ALLKV+None",
+        "64",
+        "24",
+        "gsm8k",
+        "1",
+        "50.00",
+        "50.00",
+        "100.0",
+        "3.00",
+        "12.3",
+    ]
+    assert "ALLKV+None,50.0,-1,-1" in (folder / "results.csv").read_text()
+
+
+def test_a_parent_folder_scores_all_below_it(
+    write: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write([record(0, 4)], name="ALLKV+None")
+    write([record(0, 1)], name="H2O+h2o")
+    write(
+        [record(0, 2)],
+        name="H2O+h2o",
+        dataset="own",
+        config={"method": "H2O", "decoding_metric": "h2o"},
+    )
+    assert eval_gen.main(["--results_dir", str(tmp_path)]) == 0
+    assert len(list(tmp_path.rglob("results.csv"))) == 2
+    assert len(capsys.readouterr().out.splitlines()) == 1 + 3
+
+
+@pytest.mark.parametrize(
+    ("bad_line", "message"),
+    [
+        ('{"prompt": "half a li', "gsm8k/H2O.json:2: not a complete JSON line"),
+        ('"\udcff"', "gsm8k/H2O.json:2: not a complete JSON line"),
+        ("", "gsm8k/H2O.json:2: not a complete JSON line"),
+        ("[]", "gsm8k/H2O.json:2: not a JSON object"),
+        ({**record(1, 1), "pred": None}, "gsm8k/H2O.json:2: key 'pred' is missing or not a str"),
+        ({**record(1, 1), "answers": []}, "gsm8k/H2O.json:2: key 'answers' is not"),
+        ({**record(1, 1), "answers": ["####"]}, "gsm8k/H2O.json:2: the gold answer '####'"),
+        ({**record(1, 1), "prompt": "Hi"}, "gsm8k/H2O.json:2: the prompt has no 'Question_"),
+        (record(1, 1, index="one"), "gsm8k/H2O.json:2: key 'index' is not a int"),
+        (record(0, 4), "gsm8k/H2O.json:2: the same example as line 1"),
+    ],
+)
+def test_a_broken_line_is_named_and_its_folder_is_not_scored(
+    write: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    bad_line: Any,
+    message: str,
+) -> None:
+    broken = write([record(0, 4), bad_line])
+    whole = write([record(0, 4)], name="ALLKV+None")
+    assert eval_gen.main(["--results_dir", str(tmp_path)]) == 2
+    output = capsys.readouterr()
+    errors = output.err.strip().splitlines()
+    assert len(errors) == 1
+    assert errors[0].startswith("error: ")
+    assert message in errors[0]
+    assert not (broken / "results.csv").exists()
+    assert (whole / "results.csv").exists()
+    assert "ALLKV+None" in output.out
+    assert "H2O+slide" not in output.out
+
+
+def test_missing_rows_are_told(
+    write: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write(
+        [record(i, 4, index=i) for i in (4, 1, 0)],
+        config={"method": "H2O", "decoding_metric": "slide"},
+        data={"rows": list(range(8))},
+    )
+    assert eval_gen.main(["--results_dir", str(folder)]) == 0
+    assert "H2O.json: rows 2-3, 5-7 of the data file are missing" in capsys.readouterr().err
+
+
+def test_records_come_back_in_the_order_of_the_data_file(write: Callable[..., Path]) -> None:
+    (folder,) = find_result_folders(write([record(i, 4, index=i) for i in (2, 0, 1)]))
+    assert [r.index for r in read_dataset(folder, "gsm8k").records] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("content", [None, "other/file.json"])
+def test_no_results_is_one_clear_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None
+) -> None:
+    if content:
+        (tmp_path / content).parent.mkdir()
+        (tmp_path / content).write_text("{}")
+    assert eval_gen.main(["--results_dir", str(tmp_path / ("" if content else "missing"))]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert len(error.splitlines()) == 1
+
+
+def test_indexed_score_and_diagnostics(write: Callable[..., Path]) -> None:
+    late = record(0, 4, index=0, generated_tokens=10, stopped="eos")
+    late["pred"] = "Answer_5:\nThe answer is $7.00.\nAnswer_3:\n**7**\nAnswer_6:\nThe answer is 7."
+    (folder,) = find_result_folders(
+        write([late, record(1, 3, index=1, generated_tokens=20, stopped="length")])
+    )
+    score = indexed.score(read_dataset(folder, "gsm8k"))
+    assert score.accuracies == (0.5, 0.75)
+    assert score.by_index == (0.5, 1.0, 0.5, 0.5)
+    assert score.answered == 6 / 8
+    assert score.formatted == 4 / 8
+    assert score.tokens == 15
+    assert score.stopped == {"eos": 1, "length": 1}
+    assert indexed.repetition("a b c d e f g h " * 3) == pytest.approx(9 / 17)
+
+
+def test_intervals_cover_the_mean_and_narrow_with_more_prompts() -> None:
+    few = estimate([0.2, 0.4, 0.6, 0.8] * 2)
+    many = estimate([0.2, 0.4, 0.6, 0.8] * 32)
+    assert few.mean == many.mean == pytest.approx(50)
+    assert few.interval is not None
+    assert many.interval is not None
+    assert few.interval[0] < many.interval[0] < 50 < many.interval[1] < few.interval[1]
+    half_width = (many.interval[1] - many.interval[0]) / 2
+    spread = 100 * np.std([0.2, 0.4, 0.6, 0.8])
+    assert half_width == pytest.approx(1.96 * spread / np.sqrt(128), rel=0.05)
+    assert estimate([0.5]).interval is None
+    assert estimate([0.5, 0.5]).interval == (50, 50)
+
+
+def test_paired_differences_are_narrower_than_the_scores(write: Callable[..., Path]) -> None:
+    """Prompts differ much, the two runs by one answer in each prompt: pairing sees only that."""
+    base = write([record(i, 1 + i % 4) for i in range(12)], name="ALLKV+None")
+    other = write([record(i, i % 4) for i in reversed(range(12))])
+    ours, theirs = (read_dataset(find_result_folders(p)[0], "gsm8k") for p in (other, base))
+    difference = paired_difference(ours, theirs)
+    assert difference.mean == pytest.approx(-25)
+    assert difference.interval == pytest.approx((-25, -25))
+
+
+def test_another_data_file_than_the_baselines_is_refused(
+    write: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = write([record(i, 4) for i in (0, 1)], name="ALLKV+None")
+    write([record(i, 4) for i in (0, 7)])
+    assert eval_gen.main(["--results_dir", str(tmp_path), "--baseline", str(base)]) == 2
+    output = capsys.readouterr()
+    assert "gsm8k/H2O.json:2: these questions are not in the baseline" in output.err
+    assert "H2O+slide" in output.out  # its own score is still told
+
+    def with_hash(name: str, sha256: str | None) -> DatasetResult:
+        folder = write([record(0, 1)], name, data={"sha256": sha256})
+        return read_dataset(find_result_folders(folder)[0], "gsm8k")
+
+    with pytest.raises(ScopeError, match="made from another data file"):
+        paired_difference(with_hash("A+None", "aaa"), with_hash("B+None", "bbb"))
+    for other in ("aaa", None):
+        assert paired_difference(with_hash("A+None", "aaa"), with_hash("B+None", other)).mean == 0
+
+
+def test_a_difference_over_some_of_the_prompts_is_told(
+    write: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = write([record(i, 4) for i in range(3)], name="ALLKV+None")
+    write([record(i, 3) for i in (2, 0)])
+    assert eval_gen.main(["--results_dir", str(tmp_path), "--baseline", str(base)]) == 0
+    output = capsys.readouterr()
+    assert "-25.00 [-25.0, -25.0]" in output.out
+    assert "H2O.json: 2 prompts, and 3 in the baseline" in output.err
+
+
+def test_baseline_must_be_one_folder(
+    write: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write([record(0, 1)], name="A+None")
+    write([record(0, 1)], name="B+None")
+    assert eval_gen.main(["--results_dir", str(tmp_path), "--baseline", str(tmp_path)]) == 2
+    assert "holds 2 result folders" in capsys.readouterr().err
+
+
+def test_report_holds_every_row_picture_and_problem(
+    write: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = {"method": "H2O", "decoding_metric": "slide"}
+    write(
+        [record(i, 2, index=i, generated_tokens=9) for i in range(3)],
+        config=config,
+        metrics={"kv_bytes_per_sequence": 1 << 20, "tokens_per_second": 5.0},
+        data={"rows": list(range(4))},
+    )
+    base = write([record(i, 3) for i in range(3)], name="ALLKV+None")
+    write(["broken"], name="B+None")
+    out = tmp_path / "report"
+    arguments = ["--results_dir", str(tmp_path), "--baseline", str(base), "--report", str(out)]
+    assert eval_gen.main(arguments) == 2
+    capsys.readouterr()
+
+    markdown = (out / "report.md").read_text()
+    html = (out / "report.html").read_text()
+    figures = sorted(path.stem for path in (out / "figures").iterdir())
+    assert figures == ["gsm8k_4_tiny_lengths", "gsm8k_4_tiny_memory", "gsm8k_4_tiny_questions"]
+    for figure in figures:
+        assert f"(figures/{figure}.svg)" in markdown
+    assert html.count("data:image/svg+xml;base64,") == 3
+    assert 'src="http' not in html
+    for text in ("H2O+slide", "ALLKV+None", "-25.00 [-25.0, -25.0]", "rows 3 of", "B.json:1: not"):
+        assert text in markdown
+        assert text in html
+    table = [line for line in markdown.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in table}) == 1
+
+
+def test_a_report_is_the_same_every_time(write: Callable[..., Path], tmp_path: Path) -> None:
+    folder = write([record(i, i) for i in range(4)])
+    for name in ("one", "two"):
+        eval_gen.main(["--results_dir", str(folder), "--report", str(tmp_path / name)])
+    for file in (tmp_path / "one").rglob("*.*"):
+        assert (
+            file.read_bytes()
+            == (tmp_path / "two" / file.relative_to(tmp_path / "one")).read_bytes()
+        )

@@ -1,0 +1,86 @@
+"""The constants of the published runner, and how single ones are overridden."""
+
+from pathlib import Path
+
+import pytest
+
+from scope.harness.config import parse_command
+from scope.harness.jobs import Job, jobs_of
+
+
+def jobs(*options: str) -> dict[str, Job]:
+    command = parse_command(
+        ["--model_path", "meta/Llama-3.1-8B-Instruct", "--device", "cpu", *options]
+    )
+    return {job.dataset: job for run in command.runs for job in jobs_of(run)}
+
+
+def test_published_setting_4k() -> None:
+    found = jobs("--fidelity", "upstream", "--method", "H2O", "--decoding_metric", "adaptive")
+    assert list(found) == ["gsm8k", "mmlu", "csqa"]
+    assert {name: job.max_new_tokens for name, job in found.items()} == {
+        "gsm8k": 4096,
+        "mmlu": 4096,
+        "csqa": 7950,
+    }
+    assert found["csqa"].data_file == Path("data/LongGenBench/csqa/csqa_40.jsonl")
+    assert found["mmlu"].drop_rows == (21, 30, 31, 48)
+    assert found["gsm8k"].drop_rows == ()
+    for job in found.values():
+        assert job.dtype == "float16"
+        assert job.min_new_tokens == 1
+        assert job.prompt_style == "upstream"
+        assert job.eos == "tokenizer"
+        assert job.max_prompt_tokens == 130000
+        compression = job.compression
+        settings = compression.window_size, compression.kernel_size, compression.pooling
+        assert settings == (8, 7, "maxpool")
+    deltas = {
+        name: job.compression.strategy(job.max_new_tokens).delta for name, job in found.items()
+    }
+    assert deltas == {"gsm8k": 15, "mmlu": 15, "csqa": 30}
+
+
+@pytest.mark.parametrize(
+    ("method", "window", "delta"),
+    [("ALLKV", 1024, 5), ("H2O", 512, 15), ("SnapKV", 1024, 15), ("PyramidKV", 1024, 15)],
+)
+def test_published_delta(method: str, window: int, delta: int) -> None:
+    options = ("--method", method, "--decoding_window_size", str(window))
+    job = jobs("--fidelity", "upstream", *options, "--decoding_metric", "adaptive")["gsm8k"]
+    assert job.compression.strategy(job.max_new_tokens).delta == delta
+
+
+def test_published_streamingllm_window() -> None:
+    job = jobs("--fidelity", "upstream", "--method", "StreamingLLM")["gsm8k"]
+    assert job.compression.window_size == 1024
+
+
+def test_published_8k() -> None:
+    found = jobs("--fidelity", "upstream", "--K", "60")
+    assert {job.max_new_tokens for job in found.values()} == {7950}
+    assert found["csqa"].data_file.name == "csqa_80.jsonl"
+
+
+def test_single_constants_are_overridden() -> None:
+    job = jobs(
+        *("--fidelity", "upstream", "--dtype", "bfloat16", "--min_new_tokens", "0"),
+        *("--max_new_tokens", "100", "--prompt_style", "plain", "--eos", "model"),
+        *("--window_size", "16", "--fidelity.causal_prefill_scores", "true"),
+    )["gsm8k"]
+    assert (job.dtype, job.min_new_tokens, job.max_new_tokens) == ("bfloat16", 0, 100)
+    assert (job.prompt_style, job.eos, job.compression.window_size) == ("plain", "model", 16)
+    assert job.compression.fidelity.causal_prefill_scores is True
+    assert job.compression.fidelity.cached_heads == "query"
+
+
+def test_paper_setting() -> None:
+    found = jobs("--method", "h2o", "--decoding_metric", "none")
+    assert {job.max_new_tokens for job in found.values()} == {4096}
+    job = found["mmlu"]
+    assert (job.drop_rows, job.min_new_tokens, job.prompt_style) == ((), 0, "plain")
+    assert job.label == "H2O+None"
+    assert str(job.result_file) == (
+        "results/runs/H2O+None_decoding_window_512_recent_window_256/"
+        "llama-3.1-8b-instruct_2048/mmlu/H2O.json"
+    )

@@ -1,0 +1,217 @@
+"""run_longgenbench.py from the outside: result files, resuming, and what it says of itself."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scope.harness.cli import main
+
+ROOT = Path(__file__).parents[2]
+Run = Callable[..., Path]
+
+
+@pytest.fixture
+def run(model_folder: Path, data_file: Path, tmp_path: Path) -> Run:
+    """Runs with small budgets, and options that come last; returns the data set's folder."""
+
+    def call(save_dir: str = "out", **options: Any) -> Path:
+        arguments = arguments_of(model_folder, data_file, tmp_path / save_dir, **options)
+        assert main(arguments) == 0
+        return tmp_path / save_dir / "tiny-llama_24" / "gsm8k"
+
+    return call
+
+
+def arguments_of(model: Path, data: Path, save_dir: Path, **options: Any) -> list[str]:
+    settings = {
+        "model_path": model,
+        "data_file": data,
+        "save_dir": save_dir,
+        "method": "h2o",
+        "decoding_metric": "SLIDE",
+        "max_capacity_prompts": 24,
+        "decoding_window_size": 12,
+        "decoding_recent_size": 6,
+        "max_new_tokens": 40,
+        "batch_size": 2,
+        "instruction_file": _instruction(data.parent),
+    } | options
+    return [text for key, value in settings.items() for text in (f"--{key}", str(value))]
+
+
+def _instruction(folder: Path) -> Path:
+    path = folder / "instruction.json"
+    path.write_text(json.dumps({"gsm8k": "w1 w2"}))
+    return path
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_records_and_run_file(run: Run, data_file: Path) -> None:
+    folder = run()
+    records = read(folder / "H2O.json")
+    assert [record["index"] for record in records] == list(range(5))
+    for record, row in zip(records, read(data_file), strict=True):
+        assert record["questions"] == row["questions"]
+        assert record["prompt"].endswith(row["prompt"])
+        assert record["length"] == len(record["prompt"])
+        assert record["generated_tokens"] == len(record["generated_ids"])
+        cache = record["cache"]
+        assert cache["prompt_kept"] == [24, 24]
+        ended_early = record["stopped"] == "eos"
+        assert ended_early or cache["decode_evicted"] == [39 - 12] * 2
+        assert ended_early or cache["peak"] == [24 + 12 + 1] * 2
+    described = json.loads((folder / "run.json").read_text())
+    assert described["config"]["method"] == "H2O"
+    assert described["config"]["decoding_metric"] == "slide"
+    assert described["config"]["fidelity"]["causal_prefill_scores"] is True
+    # Slots x layers x KV heads x head size x (K and V) x float32.
+    assert described["metrics"]["kv_bytes_per_sequence"] == (24 + 12 + 1) * 2 * 2 * 8 * 2 * 4
+    assert described["data"]["rows"] == [0, 1, 2, 3, 4]
+    assert described["warnings"] == []
+
+
+def test_batch_size_does_not_change_the_records(run: Run) -> None:
+    alone = (run("alone", batch_size=1) / "H2O.json").read_text()
+    assert (run("together", batch_size=5) / "H2O.json").read_text() == alone
+
+
+def test_killed_and_started_again(
+    run: Run, model_folder: Path, data_file: Path, tmp_path: Path
+) -> None:
+    options = {"decoding_metric": "discontinuous", "max_new_tokens": 150}
+    through = (run("through", **options) / "H2O.json").read_bytes()
+    result = tmp_path / "killed" / "tiny-llama_24" / "gsm8k" / "H2O.json"
+    arguments = arguments_of(model_folder, data_file, tmp_path / "killed", **options)
+    command = [sys.executable, ROOT / "run_longgenbench.py", *arguments]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+        while not (result.exists() and result.stat().st_size > 0):
+            assert process.poll() is None
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert result.read_bytes().count(b"\n") < 5
+    assert (run("killed", **options) / "H2O.json").read_bytes() == through
+
+
+def test_half_written_line_is_done_again(run: Run) -> None:
+    result = run() / "H2O.json"
+    whole = result.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    result.write_bytes(b"".join(lines[:2]) + lines[2][:40])
+    run()
+    assert result.read_bytes() == whole
+
+
+def test_finished_run_is_left_alone(run: Run) -> None:
+    folder = run()
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("H2O.json")}
+    metrics = json.loads((folder / "run.json").read_text())["metrics"]
+    run()
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("H2O.json")} == before
+    assert json.loads((folder / "run.json").read_text())["metrics"] == metrics
+
+
+def test_broken_line_stops_with_its_number(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    result = run() / "H2O.json"
+    lines = result.read_bytes().splitlines(keepends=True)
+    result.write_bytes(lines[0] + b"{broken\n" + lines[2])
+    with pytest.raises(AssertionError):
+        run()
+    assert "H2O.json, line 2" in capsys.readouterr().err
+    assert result.read_bytes() == lines[0] + b"{broken\n" + lines[2]
+
+
+def test_folder_of_another_configuration(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    result = run() / "H2O.json"
+    before = result.read_bytes()
+    with pytest.raises(AssertionError):
+        run(decoding_recent_size=5)
+    error = capsys.readouterr().err
+    assert "another configuration, with another decoding_recent_size" in error
+    assert result.read_bytes() == before
+
+
+def test_compression_that_never_acts_is_said(
+    run: Run,
+    capsys: pytest.CaptureFixture[str],
+    model_folder: Path,
+    data_file: Path,
+    tmp_path: Path,
+) -> None:
+    run("idle", max_new_tokens=8, max_num_examples=3)
+    assert "slide evicted nothing in 3 of 3 examples" in capsys.readouterr().err
+    options = {"max_capacity_prompts": 50, "max_num_examples": 4}
+    arguments = arguments_of(model_folder, data_file, tmp_path / "whole", **options)
+    assert main(arguments) == 0
+    # With the instruction the prompts have 44 to 52 tokens.
+    assert "H2O kept all of the prompt in 4 of 4 examples" in capsys.readouterr().err
+
+
+def test_closeness_to_the_full_cache(run: Run) -> None:
+    full = run("full", method="ALLKV", decoding_metric="None") / "ALLKV.json"
+    same = run("same", method="ALLKV", decoding_metric="None", compare_with=full)
+    agreement = json.loads((same / "run.json").read_text())["metrics"]["agreement"]
+    tokens = sum(record["generated_tokens"] - 1 for record in read(full))
+    assert agreement["tokens"] == tokens
+    assert agreement["equal_tokens"] == 1.0
+    assert abs(agreement["mean_kl"]) < 1e-5
+    compressed = run("compressed", compare_with=full)
+    agreement = json.loads((compressed / "run.json").read_text())["metrics"]["agreement"]
+    assert agreement["mean_kl"] > 1e-3
+
+
+def test_runs_of_a_yaml_file(
+    model_folder: Path, data_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "runs.yaml"
+    config.write_text(
+        f"""
+        model_path: {model_folder}
+        data_file: {data_file}
+        instruction_file: {_instruction(tmp_path)}
+        max_capacity_prompts: 24
+        decoding_window_size: 12
+        decoding_recent_size: 6
+        max_new_tokens: 16
+        max_num_examples: 4
+        runs:
+          - {{method: ALLKV, decoding_metric: None, save_dir: {tmp_path}/a}}
+          - {{method: SnapKV, decoding_metric: adaptive, save_dir: {tmp_path}/b,
+              fidelity.adaptive_window: uncapped}}
+        """
+    )
+    assert main(["--config", str(config), "--max_num_examples", "2"]) == 0
+    table = capsys.readouterr().out
+    assert "ALLKV+None" in table
+    assert "SnapKV+adaptive" in table
+    folder = tmp_path / "b" / "tiny-llama_24" / "gsm8k"
+    assert len(read(folder / "SnapKV.json")) == 2
+    fidelity = json.loads((folder / "run.json").read_text())["config"]["fidelity"]
+    assert fidelity["adaptive_window"] == "uncapped"
+
+
+def test_dry_run_needs_no_weights(
+    model_folder: Path, data_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = tmp_path / "Tiny-Llama"
+    bare.mkdir()
+    for file in model_folder.iterdir():
+        if file.suffix != ".safetensors":
+            (bare / file.name).write_bytes(file.read_bytes())
+    arguments = arguments_of(bare, data_file, tmp_path / "out", method="PyramidKV")
+    assert main([*arguments, "--dry_run"]) == 0
+    plan = capsys.readouterr().out
+    # C - w = 16 over two layers with beta 20: 32 and 0, and the window of 8 in both.
+    assert "per layer: 40 8" in plan
+    assert "per layer and head: 53 21" in plan
+    assert not (tmp_path / "out").exists()
