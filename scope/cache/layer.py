@@ -90,15 +90,12 @@ class SlotLayer(CacheLayerMixin):
         if most == 0:
             return
         positions, ranks = self.positions[:, :, : self.used], self.ranks[:, :, : self.used]
-        worth = {
-            "current": current,
-            "cumulative": self.scores[:, :, : self.used],
-            "age": ranks.float(),
-        }[score]
         may_go = (ranks >= self.protected[:, None, None]) & (
             ranks <= self.newest[:, None, None] - recent
         )
-        victims = worth.masked_fill(~may_go, torch.inf).topk(most, largest=False).indices
+        worth = {"current": current, "cumulative": self.scores[:, :, : self.used]}.get(score)
+        order = ranks.long() if worth is None else _by_worth_then_newest(worth, ranks)
+        victims = order.masked_fill(~may_go, _LAST).topk(most, largest=False).indices
         leaves = torch.full_like(victims, FREE, dtype=torch.int32)
         if losses.min() == most:
             positions.scatter_(2, victims, leaves)
@@ -122,6 +119,18 @@ class SlotLayer(CacheLayerMixin):
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return query_length, 0
+
+
+_LAST = torch.iinfo(torch.int64).max
+
+
+def _by_worth_then_newest(worth: Tensor, ranks: Tensor) -> Tensor:
+    """int64 keys: the lower scored first, and of equals the newest, whatever slots they are in.
+
+    Equals are common: attention to a token underflows to 0. Without a rule a batch would evict
+    others than a row alone. The bits of floats that are not negative are ordered as they are.
+    """
+    return (worth.contiguous().view(torch.int32).long() << 32) - ranks
 
 
 _NOT_PATCHED = (

@@ -50,7 +50,8 @@ def generate(
     logits = session.prefill()
     for length in range(1, max_new_tokens + 1):
         if length <= min_new_tokens:
-            logits[:, list(eos_token_ids)] = -torch.inf
+            ends = torch.tensor(list(eos_token_ids), dtype=torch.int64, device=logits.device)
+            logits = logits.index_fill(1, ends, -torch.inf)
         choice = logits.argmax(dim=-1)
         on_tokens(len(running))
         tokens = choice.tolist()

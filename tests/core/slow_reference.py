@@ -1,0 +1,274 @@
+"""What the `paper` preset means, in the plainest code: one sequence, lists, loops over positions.
+
+Takes only the model's weights and its rotary table: attention, scores, budgets and eviction are
+written out here and share nothing with the product.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from math import floor
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from scope import Compression
+
+NUM_SINKS = 4
+
+
+@dataclass
+class Entry:
+    """One token in the cache of one KV head; ``received`` is its attention, summed since it came."""
+
+    position: int
+    key: Tensor
+    value: Tensor
+    received: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """After one forward: logits of the next token, and positions held, ``[layer][head]``."""
+
+    logits: Tensor
+    kept: list[list[list[int]]]
+
+
+class SlowReference:
+    """Reads a prompt, then one token at a time.
+
+    Args:
+        model: an unpatched Llama, Mistral or Qwen2.
+        compression: what to keep; nothing but its settings is read.
+        total: T, tokens that will be generated.
+    """
+
+    def __init__(self, model: PreTrainedModel, compression: Compression, total: int) -> None:
+        self.model = model
+        self.settings = compression
+        self.total = total
+        self.num_layers = model.config.num_hidden_layers
+        self.group = model.config.num_attention_heads // model.config.num_key_value_heads
+        self.unified = compression.decoding_metric in ("h2o", "slm", "pyramidinfer")
+        default = "cumulative" if compression.decoding_metric == "h2o" else "current"
+        self.score = compression.decoding_score or default
+
+    # --- one forward ------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def read_prompt(self, prompt: list[int]) -> Step:
+        self.length, self.step = len(prompt), 0
+        self.cache: list[list[list[Entry]]] = []
+        hidden = self.model.model.embed_tokens(torch.tensor([prompt]))
+        for layer_idx, layer in enumerate(self.model.model.layers):
+            queries, keys, values = self._project(layer, hidden, list(range(self.length)))
+            attention = [
+                [
+                    self._attend(query, list(keys[head // self.group]), list(range(self.length)), i)
+                    for i, query in enumerate(queries[head])
+                ]
+                for head in range(len(queries))
+            ]
+            outputs = [
+                torch.stack([weigh(row, list(values[head // self.group])) for row in rows])
+                for head, rows in enumerate(attention)
+            ]
+            hidden = self._finish(layer, hidden, outputs)
+            self.cache.append(
+                [
+                    self._compress(layer_idx, head, attention, keys[head], values[head])
+                    for head in range(len(keys))
+                ]
+            )
+        return self._result(hidden)
+
+    @torch.no_grad()
+    def read_token(self, token: int) -> Step:
+        self.step += 1
+        position = self.length + self.step - 1
+        hidden = self.model.model.embed_tokens(torch.tensor([[token]]))
+        for layer_idx, layer in enumerate(self.model.model.layers):
+            queries, keys, values = self._project(layer, hidden, [position])
+            outputs = []
+            for head, entries in enumerate(self.cache[layer_idx]):
+                entries.append(Entry(position, keys[head][0], values[head][0], 0.0))
+                held = [entry.position for entry in entries]
+                rows = []
+                for query in queries[head * self.group : (head + 1) * self.group]:
+                    row = self._attend(query[0], [e.key for e in entries], held, position)
+                    rows.append(row)
+                    outputs.append(weigh(row, [e.value for e in entries])[None])
+                current = self._reduce(rows)
+                for entry, share in zip(entries, current, strict=True):
+                    entry.received += share
+                worth = dict(zip(held, current, strict=True))
+                if self.score == "cumulative":
+                    worth = {entry.position: entry.received for entry in entries}
+                self.cache[layer_idx][head] = self._evict(layer_idx, entries, worth)
+            hidden = self._finish(layer, hidden, outputs)
+        return self._result(hidden)
+
+    def _project(
+        self, layer: nn.Module, hidden: Tensor, positions: list[int]
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Queries, keys (both rotated) and values: per head a tensor ``[tokens, D]``."""
+        attention = layer.self_attn
+        normed = layer.input_layernorm(hidden)
+        cos, sin = self.model.model.rotary_emb(normed, torch.tensor([positions]))
+        heads = [
+            project(normed)[0].split(attention.head_dim, dim=1)
+            for project in (attention.q_proj, attention.k_proj, attention.v_proj)
+        ]
+        queries, keys = ([rotate(x, cos[0], sin[0]) for x in states] for states in heads[:2])
+        return queries, keys, list(heads[2])
+
+    def _attend(
+        self, query: Tensor, keys: list[Tensor], held: list[int], position: int
+    ) -> list[float]:
+        """Attention of the query at a position to the keys at the held positions."""
+        window = getattr(self.model.config, "sliding_window", None) or position + 1
+        visible = [i for i, p in enumerate(held) if position - window < p <= position]
+        logits = torch.stack([keys[i] for i in visible]) @ query / len(query) ** 0.5
+        probabilities = [0.0] * len(held)
+        for i, probability in zip(visible, logits.softmax(dim=0).tolist(), strict=True):
+            probabilities[i] = probability
+        return probabilities
+
+    def _finish(self, layer: nn.Module, hidden: Tensor, outputs: list[Tensor]) -> Tensor:
+        hidden = hidden + layer.self_attn.o_proj(torch.cat(outputs, dim=1))
+        return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+
+    def _result(self, hidden: Tensor) -> Step:
+        kept = [[[entry.position for entry in head] for head in layer] for layer in self.cache]
+        return Step(self.model.lm_head(self.model.model.norm(hidden))[0, -1], kept)
+
+    def _reduce(self, rows: list[list[float]]) -> list[float]:
+        if self.settings.group_reduction == "max":
+            return [max(column) for column in zip(*rows, strict=True)]
+        return [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+
+    # --- the prompt -------------------------------------------------------------------------------
+
+    def _compress(
+        self,
+        layer_idx: int,
+        head: int,
+        attention: list[list[list[float]]],
+        keys: Tensor,
+        values: Tensor,
+    ) -> list[Entry]:
+        group = attention[head * self.group : (head + 1) * self.group]
+        everyone = self._reduce([column_sums(rows) for rows in group])
+        capacity = self._capacity(layer_idx)
+        if self.length <= capacity:
+            kept = list(range(self.length))
+        elif self.settings.method == "StreamingLLM":
+            recent = capacity - NUM_SINKS
+            kept = [*range(NUM_SINKS), *range(self.length - recent, self.length)]
+        else:
+            window = self.settings.window_size
+            candidates = list(range(self.length - window))
+            if self.settings.method in ("H2O", "PyramidInfer"):
+                scores = everyone
+            else:
+                observed = self._reduce([column_sums(rows[-window:]) for rows in group])
+                scores = self._smooth(observed[: len(candidates)])
+            chosen = best(candidates, scores, capacity - window)
+            kept = chosen + list(range(self.length - window, self.length))
+        goes_on = self.unified and self.score == "cumulative"
+        return [Entry(p, keys[p], values[p], everyone[p] if goes_on else 0.0) for p in kept]
+
+    def _capacity(self, layer_idx: int) -> int:
+        if self.settings.method == "ALLKV":
+            return self.length
+        capacity, window = self.settings.max_capacity_prompt, self.settings.window_size
+        if self.settings.method in ("SnapKV", "H2O", "StreamingLLM") or self.length <= capacity:
+            return capacity
+        budgets = pyramid(capacity - window, 20, self.length - window, self.num_layers)
+        return budgets[layer_idx] + window
+
+    def _smooth(self, scores: list[float]) -> list[float]:
+        reach = self.settings.kernel_size // 2
+        smoothed = []
+        for i in range(len(scores)):
+            near = [scores[j] if 0 <= j < len(scores) else 0.0 for j in range(i - reach, i + reach + 1)]
+            smoothed.append(max(near) if self.settings.pooling == "maxpool" else sum(near) / len(near))
+        return smoothed
+
+    # --- the generation ---------------------------------------------------------------------------
+
+    def _evict(
+        self, layer_idx: int, entries: list[Entry], worth: dict[int, float]
+    ) -> list[Entry]:
+        frozen = 0 if self.unified else min(self._capacity(layer_idx), self.length)
+        limit = self._limit(layer_idx)
+        pool = entries[frozen:]
+        if limit is None or len(pool) <= limit:
+            return entries
+        if self.settings.decoding_metric == "slm":
+            return pool[:NUM_SINKS] + pool[len(pool) - (limit - NUM_SINKS) :]
+        recent = self.settings.decoding_recent_size
+        candidates = [entry.position for entry in pool[:-recent]]
+        stay = set(best(candidates, worth, limit - recent))
+        return (
+            entries[:frozen] + [e for e in pool[:-recent] if e.position in stay] + pool[-recent:]
+        )
+
+    def _limit(self, layer_idx: int) -> int | None:
+        """How many tokens the pool is cut to after this step; None for no selection."""
+        window, recent = self.settings.decoding_window_size, self.settings.decoding_recent_size
+        match self.settings.decoding_metric:
+            case "None":
+                return None
+            case "slide":
+                return window
+            case "adaptive":
+                return self._adaptive(self.step) if self.step > recent else None
+            case "discontinuous":
+                grown = self._adaptive(self.step) > self._adaptive(self.step - 1)
+                return self._adaptive(self.step) if self.step > recent and grown else None
+            case "pyramidinfer":
+                everywhere = sum(map(self._capacity, range(self.num_layers))) // self.num_layers
+                average = everywhere + window - recent
+                return pyramid(average, 2, 2 * average, self.num_layers)[layer_idx] + recent
+            case _:
+                return self._capacity(layer_idx) + window
+
+    def _adaptive(self, step: int) -> int:
+        window, recent = self.settings.decoding_window_size, self.settings.decoding_recent_size
+        if step <= recent:
+            return recent
+        growth = Fraction((step - recent) * (window - recent), self.total - recent)
+        return min(window, recent + floor(growth))
+
+
+def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = states.chunk(2, dim=1)
+    return states * cos + torch.cat([-second, first], dim=1) * sin
+
+
+def weigh(probabilities: list[float], values: list[Tensor]) -> Tensor:
+    stacked = torch.stack(values)
+    return torch.tensor(probabilities, dtype=stacked.dtype) @ stacked
+
+
+def column_sums(rows: list[list[float]]) -> list[float]:
+    return [sum(column) for column in zip(*rows, strict=True)]
+
+
+def best(positions: list[int], scores: dict[int, float] | list[float], count: int) -> list[int]:
+    """The ``count`` best scored positions in order; of equal ones the earlier."""
+    return sorted(sorted(positions, key=lambda p: (-scores[p], p))[:count])
+
+
+def pyramid(average: int, beta: int, ceiling: int, num_layers: int) -> list[int]:
+    """Whole numbers next to a falling straight line, whose sum is exactly layers x average."""
+    first = min(2 * average - average // beta, ceiling)
+    last = 2 * average - first
+    line = [first + Fraction((last - first) * i, num_layers - 1) for i in range(num_layers)]
+    budgets = [floor(value) for value in line]
+    missing = num_layers * average - sum(budgets)
+    for i in sorted(range(num_layers), key=lambda i: (budgets[i] - line[i], i))[:missing]:
+        budgets[i] += 1
+    return budgets

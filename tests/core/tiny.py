@@ -1,0 +1,72 @@
+"""Tiny random models with peaked attention, and prompts for them."""
+
+from itertools import product
+
+import torch
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from scope.methods.registry import DECODING_STRATEGIES, PREFILL_COMPRESSORS
+
+VOCABULARY = 128
+SLIDING_WINDOW = 12
+PAIRS = list(product(PREFILL_COMPRESSORS, DECODING_STRATEGIES))
+
+_ARCHITECTURES = {
+    "mha": (LlamaConfig, LlamaForCausalLM, {"num_key_value_heads": 4}),
+    "gqa": (LlamaConfig, LlamaForCausalLM, {"num_key_value_heads": 2}),
+    "mistral": (
+        MistralConfig,
+        MistralForCausalLM,
+        {"num_key_value_heads": 2, "sliding_window": SLIDING_WINDOW},
+    ),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM, {"num_key_value_heads": 2}),
+}
+
+
+def tiny_model(
+    name: str,
+    seed: int = 0,
+    num_layers: int = 3,
+    attn_implementation: str = "sdpa",
+    dtype: torch.dtype = torch.float32,
+) -> PreTrainedModel:
+    """A random model: ``mha`` and ``gqa`` are Llamas, ``mistral`` has a sliding window."""
+    config_class, model_class, extra = _ARCHITECTURES[name]
+    config = config_class(
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=num_layers,
+        num_attention_heads=4,
+        head_dim=16,
+        initializer_range=0.25,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=None,
+        **extra,
+    )
+    torch.manual_seed(seed)
+    model = model_class._from_config(config, attn_implementation=attn_implementation)
+    return model.to(dtype).eval()
+
+
+def random_tokens(length: int, seed: int) -> list[int]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(VOCABULARY, (length,), generator=generator).tolist()
+
+
+def left_padded(prompts: list[list[int]]) -> dict[str, torch.Tensor]:
+    """``input_ids`` and ``attention_mask`` of a batch."""
+    longest = max(map(len, prompts))
+    return {
+        "input_ids": torch.tensor([[0] * (longest - len(p)) + p for p in prompts]),
+        "attention_mask": torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts]),
+    }
