@@ -2,7 +2,7 @@
 
 Every field names one decision; the method or cache that takes the decision reads the field, so one
 implementation serves both. State that leaked from one example into the next, and crashes, are not
-reproduced (docs/differences.md lists them).
+reproduced (the README lists them).
 """
 
 from dataclasses import dataclass, fields, replace
