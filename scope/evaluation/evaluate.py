@@ -37,6 +37,16 @@ class Row:
         return self.result.run.get("metrics", {}).get("kv_bytes_per_sequence")
 
     @property
+    def equal_tokens(self) -> float | None:
+        """Share of tokens that the full cache would choose too, from run.json."""
+        return self.result.run.get("metrics", {}).get("agreement", {}).get("equal_tokens")
+
+    @property
+    def mean_kl(self) -> float | None:
+        """Divergence of the predictions from the full cache's, in nats, from run.json."""
+        return self.result.run.get("metrics", {}).get("agreement", {}).get("mean_kl")
+
+    @property
     def tokens_per_second(self) -> float | None:
         return self.result.run.get("metrics", {}).get("tokens_per_second")
 
@@ -76,7 +86,13 @@ def evaluate(
             name = folder.name
             results = [read_dataset(folder, dataset) for dataset in folder.files]
             scores = {result.dataset: indexed.score(result) for result in results}
-            write_results_csv(folder, {key: score.upstream for key, score in scores.items()})
+            write_results_csv(
+                folder,
+                {
+                    key: round(score.indexed, 4) if score.upstream is None else score.upstream
+                    for key, score in scores.items()
+                },
+            )
         except (ScopeError, OSError) as error:
             evaluation.errors.append(str(error))
             continue

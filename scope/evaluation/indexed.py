@@ -15,7 +15,8 @@ import numpy as np
 from scope.errors import ScopeError
 from scope.evaluation import upstream
 from scope.evaluation.answers import read_choice, read_number, read_options, split_answers
-from scope.evaluation.results import DatasetResult, Record
+from scope.evaluation.results import ORIGINAL_DATASETS, DatasetResult, Record
+from scope.recall import scoring as recall
 
 _FIRST_QUESTION = re.compile(r"Question_([0-9]+):")
 _MARKER = "Following Question:"
@@ -39,14 +40,15 @@ class Marks:
 class Score:
     """Both scores and the diagnostics of one data set in one result folder; shares are 0..1.
 
-    ``upstream`` is in percent. ``accuracies`` holds the indexed accuracy of each prompt,
+    ``upstream`` is in percent, and None for a data set that the original does not have.
+    ``accuracies`` holds the indexed accuracy of each prompt,
     ``by_index`` that of each place in the prompt's list of questions. ``repetition`` is the share
     of 8-word sequences that the same output has had before. ``tokens`` and ``characters`` are mean
     lengths; tokens are None where they are not on record. ``stopped`` counts how outputs ended,
     where the runner said so.
     """
 
-    upstream: float
+    upstream: float | None
     accuracies: tuple[float, ...]
     by_index: tuple[float, ...]
     answered: float
@@ -72,12 +74,12 @@ def score(result: DatasetResult) -> Score:
     marks = []
     for record in records:
         try:
-            marks.append(mark(record))
+            marks.append(mark(record, result.dataset))
         except ScopeError as error:
             raise ScopeError(f"{result.path}:{record.line}: {error}") from None
     tokens = [r.generated_tokens for r in records if r.generated_tokens is not None]
     return Score(
-        upstream=upstream.score(records),
+        upstream=upstream.score(records) if result.dataset in ORIGINAL_DATASETS else None,
         accuracies=tuple(m.accuracy for m in marks),
         by_index=_mean_by_index([m.correct for m in marks]),
         answered=float(np.mean(np.concatenate([m.answered for m in marks]))),
@@ -89,8 +91,12 @@ def score(result: DatasetResult) -> Score:
     )
 
 
-def mark(record: Record) -> Marks:
+def mark(record: Record, dataset: str) -> Marks:
     """Marks one prompt's answers; text after the last question's answer does not count."""
+    if dataset == "recall":
+        correct = tuple(recall.score(record.pred, list(record.answers)))
+        answered = tuple(recall.answered(record.pred, list(record.answers)))
+        return Marks(answered, answered, correct)
     first = _first_number(record.prompt)
     pieces = split_answers(record.pred)
     numeric = "####" in record.answers[0]

@@ -22,7 +22,8 @@ from typing import Any
 
 from scope.errors import ScopeError
 
-DATASETS = ("gsm8k", "mmlu", "csqa")
+ORIGINAL_DATASETS = ("gsm8k", "mmlu", "csqa")
+DATASETS = (*ORIGINAL_DATASETS, "recall")
 
 _CONFIGURATION_FOLDER = re.compile(
     r"(?P<name>.+)_decoding_window_(?P<window>\d+)_recent_window_\d+"
@@ -80,9 +81,11 @@ class ResultFolder:
 
     @property
     def name(self) -> str:
-        """``method+decoding_metric``."""
+        """``method+decoding_metric``, and what tokens compete by where that was chosen."""
         if self._config.keys() >= {"method", "decoding_metric"}:
-            return f"{self._config['method']}+{self._config['decoding_metric']}"
+            score = self._config.get("decoding_score")
+            name = f"{self._config['method']}+{self._config['decoding_metric']}"
+            return f"{name} ({score})" if score else name
         return self._named.get("name", self.path.resolve().parent.name)
 
     @property
@@ -184,12 +187,16 @@ def read_run(result_file: Path) -> Mapping[str, Any]:
 
 
 def write_results_csv(folder: ResultFolder, scores: Mapping[str, float]) -> Path:
-    """Writes the original's results.csv: two lines, CRLF, -1 for a data set that is not there."""
+    """Writes the original's results.csv: two lines, CRLF, -1 for a data set that is not there.
+
+    Data sets that the original does not have get a column each where there are any.
+    """
+    datasets = [*ORIGINAL_DATASETS, *(d for d in sorted(scores) if d not in ORIGINAL_DATASETS)]
     path = folder.path / "results.csv"
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["dataset", *DATASETS])
-        writer.writerow([folder.name, *(scores.get(dataset, -1) for dataset in DATASETS)])
+        writer.writerow(["dataset", *datasets])
+        writer.writerow([folder.name, *(scores.get(dataset, -1) for dataset in datasets)])
     return path
 
 

@@ -60,4 +60,5 @@ def paired_difference(result: DatasetResult, baseline: DatasetResult) -> Estimat
             f"{result.path}:{stranger.line}: these questions are not in the baseline "
             f"{baseline.path}; compare runs over the same data file"
         )
-    return estimate([mark(ours).accuracy - mark(other).accuracy for ours, other in pairs])
+    name = result.dataset
+    return estimate([mark(a, name).accuracy - mark(b, name).accuracy for a, b in pairs])

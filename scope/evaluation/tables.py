@@ -32,6 +32,18 @@ def short_columns(rows: Sequence[Row]) -> list[Column]:
     )
 
 
+def print_table(rows: Sequence[Row]) -> None:
+    """Prints the short columns."""
+    columns = short_columns(rows)
+    widths = [max(map(len, [column.title, *column.cells])) for column in columns]
+    for row in zip(*([column.title, *column.cells] for column in columns), strict=True):
+        cells = (
+            cell.ljust(width) if column.is_text else cell.rjust(width)
+            for cell, width, column in zip(row, widths, columns, strict=True)
+        )
+        print("  ".join(cells).rstrip())
+
+
 def full_columns(rows: Sequence[Row]) -> list[Column]:
     """Everything there is to know about the rows of one data set and model."""
     return _drop_empty(
@@ -53,9 +65,11 @@ def full_columns(rows: Sequence[Row]) -> list[Column]:
 def _scores(rows: Sequence[Row]) -> list[Column]:
     return [
         _column("prompts", rows, lambda row: str(len(row.result.records))),
-        _column("upstream", rows, lambda row: f"{row.score.upstream:.2f}"),
+        _column("upstream", rows, lambda row: _decimal(row.score.upstream, 2)),
         _column("indexed", rows, lambda row: str(row.accuracy)),
         _column("vs baseline", rows, _signed),
+        _column("equal", rows, lambda row: _decimal(row.equal_tokens, 3)),
+        _column("KL", rows, lambda row: _decimal(row.mean_kl, 3)),
     ]
 
 
@@ -80,8 +94,8 @@ def _count(value: float | None) -> str:
     return _EMPTY if value is None else f"{value:.0f}"
 
 
-def _decimal(value: float | None) -> str:
-    return _EMPTY if value is None else f"{value:.1f}"
+def _decimal(value: float | None, places: int = 1) -> str:
+    return _EMPTY if value is None else f"{value:.{places}f}"
 
 
 def _mebibytes(value: int | None) -> str:

@@ -2,19 +2,20 @@
 
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from scope.attention.patch import patch
 from scope.errors import ScopeError
+from scope.evaluation.evaluate import evaluate
+from scope.evaluation.results import find_result_folders
+from scope.evaluation.tables import print_table
 from scope.harness.config import parse_command
 from scope.harness.data import load_examples
 from scope.harness.jobs import Job, jobs_of
 from scope.harness.models import load_config, load_model, load_tokenizer
 from scope.harness.plan import make_plan
 from scope.harness.run import run_job
-from scope.harness.table import print_table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,7 +46,6 @@ def _plan(jobs: list[Job]) -> None:
 
 def _run(jobs: list[Job]) -> None:
     loaded: dict[tuple[str, ...], tuple[PreTrainedModel, PreTrainedTokenizerBase]] = {}
-    finished: list[tuple[Job, dict[str, Any]]] = []
     for job in jobs:
         key = (job.model_path, job.dtype, job.device, job.attn_implementation)
         if key not in loaded:
@@ -57,5 +57,13 @@ def _run(jobs: list[Job]) -> None:
             run = run_job(job, model, tokenizer)
         for warning in run["warnings"]:
             print(f"warning: {warning}", file=sys.stderr)
-        finished.append((job, run))
-    print_table(finished)
+    _score(jobs)
+
+
+def _score(jobs: list[Job]) -> None:
+    folders = [find_result_folders(job.folder.parent)[0] for job in jobs]
+    evaluation = evaluate({folder.path: folder for folder in folders}.values())
+    if evaluation.rows:
+        print_table(evaluation.rows)
+    for message in evaluation.errors:
+        print(f"warning: not scored: {message}", file=sys.stderr)

@@ -12,8 +12,6 @@ from scope.errors import ScopeError
 from scope.methods.compression import Compression
 from scope.methods.fidelity import Fidelity
 
-DATASETS = ("gsm8k", "mmlu", "csqa")
-
 
 def _option(help_text: str, default: Any = MISSING) -> Any:
     return field(default=default, metadata={"help": help_text})
@@ -54,8 +52,8 @@ class RunConfig:
     fidelity: str = _option("follow the paper or the published code: paper, upstream", "paper")
 
     dataset: list[str] | None = _option(
-        "data sets in the order to run: gsm8k mmlu csqa (default: all; for --data_file, the one "
-        "its name begins with)",
+        "data sets in the order to run: gsm8k mmlu csqa recall (default: the first three; for "
+        "--data_file, the one its name begins with)",
         None,
     )
     K: int = _option("questions per prompt; with 30 and 60, csqa takes 40 and 80", 30)

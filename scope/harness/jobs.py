@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from scope.errors import ScopeError
-from scope.harness.config import DATASETS, RunConfig
+from scope.evaluation.results import DATASETS, ORIGINAL_DATASETS
+from scope.harness.config import RunConfig
 from scope.methods.compression import Compression
 
 # Rows of the published MMLU files (0-based) that the original leaves out, because its prefill
@@ -104,7 +105,7 @@ def jobs_of(run: RunConfig) -> list[Job]:
 
 def _datasets(run: RunConfig) -> list[str]:
     if run.data_file is None:
-        chosen = run.dataset or list(DATASETS)
+        chosen = run.dataset or list(ORIGINAL_DATASETS)
     elif run.dataset:
         chosen = run.dataset
     else:

@@ -58,7 +58,7 @@ def render_prompt(
     Raises:
         ScopeError: unknown style, or ``chat`` for a tokenizer without a chat template.
     """
-    plain = f"{instruction}\n\n{prompt}"
+    plain = f"{instruction}\n\n{prompt}" if instruction else prompt
     if style == "plain":
         return plain
     if style == "chat":

@@ -194,7 +194,7 @@ def record(pred: str, kind: str) -> Record:
 )
 def test_no_text_raises(text: str) -> None:
     for kind in ("number", "choice"):
-        marks = mark(record(text, kind))
+        marks = mark(record(text, kind), "csqa")
         assert len(marks.correct) == 30
         assert all(a or not c for a, c in zip(marks.answered, marks.correct, strict=True))
     assert 0 <= repetition(text) < 1
@@ -228,6 +228,6 @@ def test_a_megabyte_takes_under_a_second(loop: str, kind: str) -> None:
     text = LOOPS[loop]()
     text = (text * (1_000_000 // len(text) + 1))[:1_000_000]
     start = time.process_time()
-    mark(record(text, kind))
+    mark(record(text, kind), "csqa")
     repetition(text)
     assert time.process_time() - start < 1

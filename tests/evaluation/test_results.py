@@ -11,6 +11,7 @@ import pytest
 import eval_gen
 from scope.errors import ScopeError
 from scope.evaluation import indexed
+from scope.evaluation.evaluate import evaluate
 from scope.evaluation.results import DatasetResult, find_result_folders, read_dataset
 from scope.evaluation.statistics import estimate, paired_difference
 
@@ -286,3 +287,26 @@ def test_a_report_is_the_same_every_time(write: Callable[..., Path], tmp_path: P
             file.read_bytes()
             == (tmp_path / "two" / file.relative_to(tmp_path / "one")).read_bytes()
         )
+
+
+def test_recall_is_scored_by_record_number(tmp_path: Path) -> None:
+    gold = ["K7 falcon 3 NONE 3", "K8 planet 4 X7 7", "K9 guitar 9 X7 2"]
+    folder = tmp_path / "run" / "tiny_131" / "recall"
+    folder.mkdir(parents=True)
+    record = {
+        "prompt": "K8 planet 4 X7 K7 falcon 3 NONE RECALL K7",
+        "questions": ["K7 falcon 3 NONE", "K8 planet 4 X7", "K9 guitar 9 X7"],
+        "answers": gold,
+        "pred": "falcon 3 NONE 3 K9 guitar 9 X7 1",
+    }
+    (folder / "H2O.json").write_text(json.dumps(record) + "\n")
+    config = {"method": "H2O", "decoding_metric": "slide", "decoding_score": "cumulative"}
+    (folder / "run.json").write_text(json.dumps({"config": config}))
+    [row] = evaluate(find_result_folders(tmp_path)).rows
+    assert row.name == "H2O+slide (cumulative)"
+    assert row.score.upstream is None
+    assert row.score.by_index == (1.0, 0.0, 0.0)
+    assert row.score.answered == pytest.approx(2 / 3)
+    assert (tmp_path / "run" / "tiny_131" / "results.csv").read_bytes() == (
+        b"dataset,gsm8k,mmlu,csqa,recall\r\nH2O+slide (cumulative),-1,-1,-1,33.3333\r\n"
+    )

@@ -26,7 +26,10 @@ from scope.harness.cli import main
         ({"fidelity.cached_heads": "all"}, "fidelity.cached_heads is 'all'; expected one of kv"),
         ({"dataset": "trivia"}, "unknown dataset 'trivia'"),
         ({"data_file": "nowhere.jsonl", "dataset": "gsm8k"}, "data file nowhere.jsonl: No such"),
-        ({"data_file": "mine.jsonl"}, "say with --dataset which of gsm8k, mmlu, csqa it is"),
+        (
+            {"data_file": "mine.jsonl"},
+            "say with --dataset which of gsm8k, mmlu, csqa, recall it is",
+        ),
         ({"model_path": "nowhere/model"}, "--model_path nowhere/model: cannot be loaded"),
         ({"model_path": "nowhere.gguf"}, "--model_path nowhere.gguf: no such file"),
         ({"max_new_tokens": 250}, "the prompt has"),
