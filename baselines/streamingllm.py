@@ -58,7 +58,7 @@ class StreamingLLMDecoding(DecodingStrategy):
 
     @property
     def ranks_by(self) -> Score:
-        return "age"
+        return "recent"
 
     def protected(self, frozen: Counts, base: Counts) -> Counts:
         beside_recent = base + self.decoding_window_size - self.decoding_recent_size

@@ -47,7 +47,7 @@ class SlotCache(Cache):
     ) -> None:
         if max_new_tokens < 1:
             raise ScopeError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
-        super().__init__(layers=[SlotLayer() for _ in range(config.num_hidden_layers)])
+        super().__init__(layers=[SlotLayer(index) for index in range(config.num_hidden_layers)])
         self.config = config
         self.compression = compression
         self.max_new_tokens = max_new_tokens

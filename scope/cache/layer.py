@@ -14,6 +14,9 @@ FREE = -1
 class SlotLayer(CacheLayerMixin):
     """Keys and values in fixed places; evicting a token frees its slot for the next one.
 
+    Args:
+        index: number of the layer.
+
     Attributes:
         keys, values: ``[B, H, S, D]``.
         positions: ``[B, H, S]`` int32, the position of the token in its sequence, or FREE.
@@ -25,6 +28,10 @@ class SlotLayer(CacheLayerMixin):
     """
 
     is_sliding = False
+
+    def __init__(self, index: int) -> None:
+        super().__init__()
+        self.index = index
 
     def allocate(self, like: Tensor, batch_size: int, heads: int, slots: int) -> None:
         """Allocate all slots, with the dtype, device and head size of ``like`` ``[..., D]``."""
@@ -93,8 +100,7 @@ class SlotLayer(CacheLayerMixin):
         may_go = (ranks >= self.protected[:, None, None]) & (
             ranks <= self.newest[:, None, None] - recent
         )
-        worth = {"current": current, "cumulative": self.scores[:, :, : self.used]}.get(score)
-        order = ranks.long() if worth is None else _by_worth_then_newest(worth, ranks)
+        order = self._eviction_order(score, current, ranks)
         victims = order.masked_fill(~may_go, _LAST).topk(most, largest=False).indices
         leaves = torch.full_like(victims, FREE, dtype=torch.int32)
         if losses.min() == most:
@@ -104,6 +110,16 @@ class SlotLayer(CacheLayerMixin):
         due = torch.from_numpy(np.arange(most) < losses[:, None]).to(victims.device)[:, None]
         positions.scatter_(2, victims, leaves.where(due, positions.gather(2, victims)))
         ranks.scatter_(2, victims, leaves.where(due, ranks.gather(2, victims)))
+
+    def _eviction_order(self, score: Score, current: Tensor, ranks: Tensor) -> Tensor:
+        """int64 keys, lowest first to go."""
+        if score == "recent":
+            return ranks.long()
+        if score == "random":
+            heads = torch.arange(ranks.shape[1], device=ranks.device)[:, None]
+            return _hash(ranks.long() + 1_000_003 * heads + 1_000_000_007 * self.index)
+        received = current if score == "current" else self.scores[:, :, : self.used]
+        return _by_worth_then_newest(received, ranks)
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         raise ScopeError(_NOT_PATCHED)
@@ -119,6 +135,13 @@ class SlotLayer(CacheLayerMixin):
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return query_length, 0
+
+
+def _hash(numbers: Tensor) -> Tensor:
+    """Well mixed 32-bit numbers: a token's chance depends on it alone, not on its batch."""
+    for _ in range(2):
+        numbers = ((numbers ^ (numbers >> 16)) * 0x45D9F3B) & 0xFFFFFFFF
+    return numbers ^ (numbers >> 16)
 
 
 _LAST = torch.iinfo(torch.int64).max

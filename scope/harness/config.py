@@ -10,6 +10,7 @@ import yaml
 
 from scope.errors import ScopeError
 from scope.methods.compression import Compression
+from scope.methods.decoding import Score
 from scope.methods.fidelity import Fidelity
 
 
@@ -36,9 +37,9 @@ class RunConfig:
     window_size: int | None = _option("w, last prompt tokens always kept (default 8)", None)
     kernel_size: int = _option("pooling width of SnapKV's and PyramidKV's scores", 7)
     pooling: Literal["maxpool", "avgpool"] = _option("pooling of those scores", "maxpool")
-    decoding_score: Literal["current", "cumulative"] | None = _option(
-        "what tokens compete by in decoding: this step's attention, or attention summed since the "
-        "token came (default: the strategy's own)",
+    decoding_score: Score | None = _option(
+        "what tokens compete by in decoding: this step's attention, attention summed since the "
+        "token came, or as controls their age or chance (default: the strategy's own)",
         None,
     )
     group_reduction: Literal["mean", "max"] = _option(

@@ -1,7 +1,7 @@
 """One configuration: a prefill compressor, a decoding strategy and their budgets."""
 
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from baselines.streamingllm import NUM_SINKS
 from scope.errors import ScopeError
@@ -33,8 +33,10 @@ class Compression:
         decoding_recent_size: R, most recent tokens, never evicted.
         kernel_size: pooling width of SnapKV's and PyramidKV's scores, odd.
         pooling: ``maxpool`` or ``avgpool``.
-        decoding_score: what tokens compete by in decoding: ``current`` or ``cumulative``
-            attention; None for the strategy's own (current; cumulative for h2o).
+        decoding_score: what tokens compete by in decoding: ``current``, this step's attention;
+            ``cumulative``, attention summed since the token came; as controls ``recent``, the
+            newer stays, and ``random``, a uniform choice. None for the strategy's own (current;
+            cumulative for h2o). ``slm`` has no other than recent.
         group_reduction: how the scores of the query heads of a KV head become one.
         delta: steps per token of growth for the published code's adaptive window and clock;
             None for (T - R) // (W - R).
@@ -52,7 +54,7 @@ class Compression:
     decoding_recent_size: int = 256
     kernel_size: int = 7
     pooling: Literal["maxpool", "avgpool"] = "maxpool"
-    decoding_score: Literal["current", "cumulative"] | None = None
+    decoding_score: Score | None = None
     group_reduction: GroupReduction = "mean"
     delta: int | None = None
     fidelity: Fidelity = field(default_factory=Fidelity)
@@ -96,7 +98,7 @@ class Compression:
         for name, allowed in {
             "pooling": ("maxpool", "avgpool"),
             "group_reduction": ("mean", "max"),
-            "decoding_score": ("current", "cumulative", None),
+            "decoding_score": (*get_args(Score), None),
         }.items():
             if getattr(self, name) not in allowed:
                 raise ScopeError(
@@ -126,7 +128,7 @@ class Compression:
 
     def score(self, strategy: DecodingStrategy) -> Score:
         """What decides between tokens in decoding."""
-        if self.decoding_score is None or strategy.ranks_by == "age":
+        if self.decoding_score is None or strategy.ranks_by == "recent":
             return strategy.ranks_by
         return self.decoding_score
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Counts = NDArray[np.int64]
-Score = Literal["current", "cumulative", "age"]
+Score = Literal["current", "cumulative", "recent", "random"]
 
 # A target no length reaches: nothing is evicted.
 NEVER = np.iinfo(np.int64).max // 2

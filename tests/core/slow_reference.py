@@ -19,7 +19,7 @@ NUM_SINKS = 4
 
 @dataclass
 class Entry:
-    """One token in the cache of one KV head; ``received`` is its attention, summed since it came."""
+    """One token in the cache of one KV head, and the attention that it has received so far."""
 
     position: int
     key: Tensor
@@ -190,17 +190,15 @@ class SlowReference:
 
     def _smooth(self, scores: list[float]) -> list[float]:
         reach = self.settings.kernel_size // 2
-        smoothed = []
-        for i in range(len(scores)):
-            near = [scores[j] if 0 <= j < len(scores) else 0.0 for j in range(i - reach, i + reach + 1)]
-            smoothed.append(max(near) if self.settings.pooling == "maxpool" else sum(near) / len(near))
-        return smoothed
+        padded = [0.0] * reach + scores + [0.0] * reach
+        around = [padded[i : i + 2 * reach + 1] for i in range(len(scores))]
+        if self.settings.pooling == "maxpool":
+            return [max(near) for near in around]
+        return [sum(near) / len(near) for near in around]
 
     # --- the generation ---------------------------------------------------------------------------
 
-    def _evict(
-        self, layer_idx: int, entries: list[Entry], worth: dict[int, float]
-    ) -> list[Entry]:
+    def _evict(self, layer_idx: int, entries: list[Entry], worth: dict[int, float]) -> list[Entry]:
         frozen = 0 if self.unified else min(self._capacity(layer_idx), self.length)
         limit = self._limit(layer_idx)
         pool = entries[frozen:]
@@ -211,9 +209,7 @@ class SlowReference:
         recent = self.settings.decoding_recent_size
         candidates = [entry.position for entry in pool[:-recent]]
         stay = set(best(candidates, worth, limit - recent))
-        return (
-            entries[:frozen] + [e for e in pool[:-recent] if e.position in stay] + pool[-recent:]
-        )
+        return entries[:frozen] + [e for e in pool[:-recent] if e.position in stay] + pool[-recent:]
 
     def _limit(self, layer_idx: int) -> int | None:
         """How many tokens the pool is cut to after this step; None for no selection."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from scope import Compression, SlotCache, patch
 from tests.core.tiny import PAIRS, SLIDING_WINDOW, left_padded, random_tokens, tiny_model
 
-LENGTHS, STEPS = [SLIDING_WINDOW + 5, SLIDING_WINDOW - 3], 8
+LENGTHS, STEPS = [SLIDING_WINDOW + 5, SLIDING_WINDOW - 3], 6
 TEXTS = [random_tokens(length + STEPS, seed=length) for length in LENGTHS]
 
 
@@ -26,9 +26,7 @@ def test_logits_are_the_unpatched_models(
     with patch(model), torch.inference_mode():
         logits = [model(**left_padded(prompts), past_key_values=slots).logits[:, -1]]
         for step in range(STEPS):
-            tokens = [
-                [text[length + step]] for text, length in zip(TEXTS, LENGTHS, strict=True)
-            ]
+            tokens = [[text[length + step]] for text, length in zip(TEXTS, LENGTHS, strict=True)]
             logits.append(
                 model(input_ids=torch.tensor(tokens), past_key_values=slots).logits[:, -1]
             )

@@ -87,7 +87,7 @@ def test_embeddings_instead_of_tokens(patched: PreTrainedModel) -> None:
 
 def test_refuses_an_unsupported_model() -> None:
     config = GPT2Config(vocab_size=8, n_embd=8, n_layer=1, n_head=1)
-    with pytest.raises(ScopeError, match="GPT2LMHeadModel.*LlamaForCausalLM.*Mistral.*Qwen2"):
+    with pytest.raises(ScopeError, match=r"GPT2LMHeadModel.*LlamaForCausalLM.*Mistral.*Qwen2"):
         patch(GPT2LMHeadModel(config)).__enter__()
 
 
@@ -138,9 +138,7 @@ def test_refuses_another_batch_size(patched: PreTrainedModel) -> None:
 @pytest.mark.parametrize(
     "settings", [{"num_beams": 2}, {"prompt_lookup_num_tokens": 2}], ids=["beams", "assisted"]
 )
-def test_refuses_other_ways_to_generate(
-    patched: PreTrainedModel, settings: dict[str, int]
-) -> None:
+def test_refuses_other_ways_to_generate(patched: PreTrainedModel, settings: dict[str, int]) -> None:
     with pytest.raises(ScopeError, match="not supported"):
         greedy(patched, past_key_values=slot_cache(patched, 20), **settings)
 

@@ -8,12 +8,12 @@ from scope.generation.session import Session
 from tests.core.slow_reference import SlowReference, Step
 from tests.core.tiny import PAIRS, VOCABULARY, random_tokens, tiny_model
 
-CAPACITY, STEPS = 14, 20
-PROMPT_LENGTHS = [CAPACITY - 4, CAPACITY, CAPACITY + 1, 2 * CAPACITY - 3]
+CAPACITY, STEPS = 12, 16
+PROMPT_LENGTHS = [CAPACITY - 4, CAPACITY, CAPACITY + 1, 2 * CAPACITY - 2]
 SIZES = {
     "max_capacity_prompt": CAPACITY,
-    "window_size": 4,
-    "decoding_window_size": 9,
+    "window_size": 3,
+    "decoding_window_size": 7,
     "decoding_recent_size": 3,
 }
 
@@ -87,9 +87,7 @@ def compare(
         check(session.cache, session.prefill(), expected, "after the prompt")
         for step, tokens in enumerate(forced.T, start=1):
             logits = session.step(tokens)
-            expected = [
-                r.read_token(t) for r, t in zip(references, tokens.tolist(), strict=True)
-            ]
+            expected = [r.read_token(t) for r, t in zip(references, tokens.tolist(), strict=True)]
             check(session.cache, logits, expected, f"after step {step}")
 
 
