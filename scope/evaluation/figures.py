@@ -1,7 +1,7 @@
 """The report's pictures, as SVG texts.
 
-A method looks the same in every picture: its colour tells the decoding strategy and its marker the
-prefill compressor. The colours are those of Okabe and Ito, which colour-blind readers can tell
+A method looks the same in every picture: its colour tells the decoding strategy, its marker the
+prefill compressor, and its line what tokens compete by where that was chosen. The colours are those of Okabe and Ito, which colour-blind readers can tell
 apart (https://jfly.uni-koeln.de/color/).
 """
 
@@ -34,6 +34,7 @@ _MARKERS = {
     "h2o": "D",
     "streamingllm": "X",
 }
+_LINES = {"cumulative": "--", "random": ":", "recent": "-."}
 _OTHER_COLOUR, _OTHER_MARKER = "#7F7F7F", "P"
 _WIDTH = 7.0  # inches, the text width of a paper
 _BINS = 10
@@ -142,9 +143,11 @@ def lengths(rows: Sequence[Row]) -> str:
 
 
 def _style(row: Row) -> dict[str, Any]:
-    compressor, _, strategy = row.name.lower().partition("+")
+    compressor, _, rest = row.name.lower().partition("+")
+    strategy, _, score = rest.partition(" ")
     return {
         "color": _COLOURS.get(strategy, _OTHER_COLOUR),
+        "linestyle": _LINES.get(score.strip("()"), "-"),
         "marker": _MARKERS.get(compressor, _OTHER_MARKER),
         "markersize": 5,
         "markeredgecolor": "white",

@@ -90,8 +90,8 @@ class Compression:
         sinks = self.method == "StreamingLLM" and self.fidelity.streamingllm_sinks == "4"
         if sinks and self.max_capacity_prompt <= NUM_SINKS:
             raise ScopeError(
-                f"max_capacity_prompt {self.max_capacity_prompt} leaves StreamingLLM no room beside "
-                f"its {NUM_SINKS} sinks; it must be larger"
+                f"max_capacity_prompt {self.max_capacity_prompt} leaves StreamingLLM no room "
+                f"beside its {NUM_SINKS} sinks; it must be larger"
             )
         if self.kernel_size < 1 or self.kernel_size % 2 == 0:
             raise ScopeError(f"kernel_size is {self.kernel_size}; it must be odd and positive")

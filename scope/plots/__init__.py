@@ -1,0 +1,1 @@
+"""What the notebooks draw: attention maps, heavy hitters, and what a cache holds over time."""
