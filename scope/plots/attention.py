@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
@@ -65,13 +66,38 @@ def draw_heavy_hitters(
     axes.set_xlabel("position of the key")
 
 
-def draw_map(axes: Axes, attention: NDArray[np.float32], first_row: int = 0) -> None:
-    """Attention of one head as a picture, rows below ``first_row`` left out.
+def draw_maps(
+    maps: Maps, layers: Sequence[int], heads: Sequence[int], rows: slice, columns: slice
+) -> Figure:
+    """Attention of several layers and heads, one picture each.
 
     The colour scale is the square root of the attention, so that small shares are seen too.
+
+    Args:
+        maps: as `attention_maps` gives them.
+        layers: one line of pictures each.
+        heads: one column each.
+        rows: which queries to show.
+        columns: which keys to show.
     """
-    rows = np.sqrt(attention[first_row:])
-    extent = (-0.5, attention.shape[1] - 0.5, len(attention) - 0.5, first_row - 0.5)
-    axes.imshow(rows, cmap="magma", vmin=0, vmax=1, aspect="auto", extent=extent)
-    axes.set_xlabel("key")
-    axes.set_ylabel("query")
+    size = (2.2 * len(heads), 2.0 * len(layers))
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(len(layers), len(heads), squeeze=False)
+    for layer, line in zip(layers, panels, strict=True):
+        for head, axes in zip(heads, line, strict=True):
+            part = np.sqrt(maps[layer][head][rows, columns])
+            first_row, first_column = rows.start or 0, columns.start or 0
+            bottom, right = first_row + len(part) - 0.5, first_column + part.shape[1] - 0.5
+            axes.imshow(
+                part,
+                cmap="magma",
+                vmin=0,
+                vmax=1,
+                aspect="auto",
+                extent=(first_column - 0.5, right, bottom, first_row - 0.5),
+            )
+            axes.set_title(f"layer {layer} head {head}", fontsize=8)
+            axes.set_xlabel("key")
+            axes.set_ylabel("query")
+            axes.label_outer()
+    return figure

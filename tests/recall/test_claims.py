@@ -1,0 +1,82 @@
+"""What the shipped model shows of SCOPE's two observations, on prompts it has never seen.
+
+All caches have the same total budget, 131 + 64 tokens; the prompt has 131. Synthetic.
+"""
+
+from functools import cache
+
+import numpy as np
+import pytest
+
+from scope import Compression, patch
+from scope.evaluation.statistics import Estimate, estimate
+from scope.generation.greedy import generate
+from scope.generation.session import Session
+from scope.harness.models import eos_token_ids, load_model, load_tokenizer
+from scope.plots.example import RECALL_MODEL
+from scope.recall.build import build_rows
+from scope.recall.scoring import score
+from scope.recall.task import RecallTask
+
+PROMPTS, SEED = 64, 20261122
+TASK = RecallTask()
+UNIFIED = ("h2o", "slm", "pyramidinfer")
+
+
+@cache
+def accuracies(method: str, strategy: str, decoding_score: str | None = None) -> tuple[float, ...]:
+    """Share of right sums in each prompt's answers."""
+    compression = Compression(
+        method,
+        strategy,
+        max_capacity_prompt=98,
+        decoding_window_size=64,
+        decoding_recent_size=24,
+        decoding_score=decoding_score,
+    )
+    tokenizer = load_tokenizer(str(RECALL_MODEL))
+    rows = build_rows(TASK, SEED, PROMPTS)
+    prompts = [tokenizer(row["prompt"])["input_ids"] for row in rows]
+    with patch(load_model(str(RECALL_MODEL), "float32", "cpu", "sdpa")) as model:
+        session = Session(model, compression, prompts, TASK.answer_length)
+        ends = eos_token_ids(model, tokenizer, "model")
+        generations = dict(generate(session, TASK.answer_length, ends))
+    return tuple(
+        float(np.mean(score(tokenizer.decode(generations[i].tokens), row["answers"])))
+        for i, row in enumerate(rows)
+    )
+
+
+def difference(ours: tuple[float, ...], theirs: tuple[float, ...]) -> Estimate:
+    return estimate(np.subtract(ours, theirs))
+
+
+def test_full_cache_answers() -> None:
+    assert estimate(accuracies("ALLKV", "None")).mean >= 99
+
+
+@pytest.mark.parametrize("method", ["SnapKV", "PyramidKV", "H2O", "PyramidInfer", "StreamingLLM"])
+def test_compressing_the_prompt_fails(method: str) -> None:
+    """To three quarters of its tokens, with nothing evicted afterwards."""
+    _, high = estimate(accuracies(method, "None")).interval
+    assert high < 50
+
+
+@pytest.mark.parametrize("unified", UNIFIED)
+def test_a_pool_of_its_own_with_cumulative_scores_beats(unified: str) -> None:
+    own = accuracies("ALLKV", "slide", "cumulative")
+    low, _ = difference(own, accuracies("ALLKV", unified)).interval
+    assert low > 0
+
+
+def test_with_current_scores_it_does_not_beat_them_all() -> None:
+    own = accuracies("ALLKV", "slide", "current")
+    lows = [difference(own, accuracies("ALLKV", unified)).interval[0] for unified in UNIFIED]
+    assert min(lows) <= 0
+
+
+@pytest.mark.parametrize("control", ["recent", "random"])
+def test_cumulative_scores_beat_the_controls(control: str) -> None:
+    own = accuracies("ALLKV", "slide", "cumulative")
+    low, _ = difference(own, accuracies("ALLKV", "slide", control)).interval
+    assert low > 0
