@@ -196,12 +196,11 @@ def _legend(figure: Figure) -> None:
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
-    figure.legend(
-        list(entries.values()),
-        list(entries),
-        loc="outside lower center",
-        ncols=min(3, len(entries)),
-    )
+    # A line of 7 inches holds about 80 characters beside the markers.
+    columns = max(1, min(3, len(entries), 80 // (max(map(len, entries)) + 8)))
+    lines = math.ceil(len(entries) / columns)
+    figure.set_figheight(figure.get_figheight() + 0.17 * max(lines - 3, 0))
+    figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=columns)
 
 
 def _svg(figure: Figure) -> str:
