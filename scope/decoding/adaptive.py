@@ -41,5 +41,4 @@ class Adaptive(DecodingStrategy):
             return recent + (step - 1) // self.delta
         if total <= recent:
             return np.full_like(step, NEVER)
-        growth = np.maximum(step - recent, 0) * (window - recent) // (total - recent)
-        return np.minimum(recent + growth, window)
+        return recent + np.maximum(step - recent, 0) * (window - recent) // (total - recent)

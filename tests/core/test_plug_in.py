@@ -26,6 +26,12 @@ def test_a_pyramid_is_one_at_longgenbench_lengths(method: str, prompt_length: in
     assert 8 <= budgets[-1] < 2048 < budgets[0] <= prompt_length
 
 
+@pytest.mark.parametrize("method", ["PyramidKV", "PyramidInfer"])
+def test_a_pyramid_ends_at_a_twentieth_where_the_prompt_is_long(method: str) -> None:
+    budgets = kept(method, 8000)
+    assert (budgets[0], budgets[-1]) == (8 + 2 * 2040 - 102, 8 + 102)
+
+
 @pytest.mark.parametrize("prompt_length", PROMPT_LENGTHS)
 def test_upstream_pyramidkv_is_snapkv_there(prompt_length: int) -> None:
     snapkv = kept("SnapKV", prompt_length, "upstream")
