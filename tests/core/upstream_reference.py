@@ -1,11 +1,13 @@
 """What the published SCOPE code does, in the plainest code: one sequence, lists and loops.
 
 Every query head has a cache of its own: a list in the order of the published cache, because what a
-strategy never evicts is told there by place. Of equal scores the later token wins, against the
-product's rule: the published code leaves them to `torch.topk`, so nothing may depend on it.
+strategy never evicts is told there by place. Of equal scores the later token wins, unlike in the
+product: the published code leaves them to `torch.topk`, so nothing may depend on it.
 
 What the class counters carry from one example into the next is left out.
 """
+
+from itertools import product
 
 import numpy as np
 import torch
@@ -18,11 +20,14 @@ from tests.core.slow_reference import Entry, SlowReference, Step, column_sums, w
 
 PLUG_IN_DELTA = 15
 ALLOWED_PAIRS = [
-    *((m, s) for m in ("ALLKV", "SnapKV", "PyramidKV") for s in ("None", "slide")),
-    *((m, s) for m in ("ALLKV", "SnapKV", "PyramidKV") for s in ("adaptive", "discontinuous")),
-    *(("H2O", s) for s in ("None", "slide", "adaptive", "discontinuous", "h2o")),
-    *(("PyramidInfer", s) for s in ("None", "pyramidinfer")),
-    *(("StreamingLLM", s) for s in ("None", "slm")),
+    *product(
+        ("ALLKV", "SnapKV", "PyramidKV", "H2O"), ("None", "slide", "adaptive", "discontinuous")
+    ),
+    ("H2O", "h2o"),
+    ("PyramidInfer", "None"),
+    ("PyramidInfer", "pyramidinfer"),
+    ("StreamingLLM", "None"),
+    ("StreamingLLM", "slm"),
 ]
 
 
@@ -60,7 +65,7 @@ class UpstreamReference(SlowReference):
             for own, k, v in zip(queries, keys, values, strict=True):
                 attention = [self._attend(q, list(k), everyone, i) for i, q in enumerate(own)]
                 outputs.append(torch.stack([weigh(row, list(v)) for row in attention]))
-                scores.append(self._prompt_scores(own, k))
+                scores.append(self._score_prompt(own, k))
                 caches.append(
                     [Entry(p, k[p], v[p], 0.0) for p in self._keep(layer_idx, scores[-1])]
                 )
@@ -99,7 +104,7 @@ class UpstreamReference(SlowReference):
 
     # --- the prompt -------------------------------------------------------------------------------
 
-    def _prompt_scores(self, queries: Tensor, keys: Tensor) -> list[float]:
+    def _score_prompt(self, queries: Tensor, keys: Tensor) -> list[float]:
         """Of each token before the last w, or nothing where the method does not rank."""
         if self.settings.method in ("ALLKV", "StreamingLLM") or self.length < self.capacity:
             return []
