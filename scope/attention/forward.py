@@ -52,7 +52,7 @@ def attention_forward(
         for project in (self.q_proj, self.k_proj, self.v_proj)
     )
     queries, keys = apply_rotary_pos_emb(queries, keys, *position_embeddings)
-    sliding_window = _sliding_window(self)
+    sliding_window = sliding_window_of(self)
     states = (self.layer_idx, queries, keys, values, self.scaling, sliding_window)
     weights = None
     if cache.prefilling:
@@ -76,7 +76,7 @@ def attention_forward(
     return self.o_proj(output.reshape(batch, length, -1)), weights
 
 
-def _sliding_window(module: nn.Module) -> int | None:
+def sliding_window_of(module: nn.Module) -> int | None:
     """Qwen2 decides by layer, Mistral for the model; Llama has none."""
     if hasattr(module, "sliding_window"):
         return module.sliding_window

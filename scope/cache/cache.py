@@ -1,6 +1,7 @@
 """The cache that a model generates with: slots, and the counts that say which of them to free."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -8,12 +9,13 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
 
-from scope.cache.layer import FREE, SlotLayer
+from scope.cache.layer import Ranking, SlotLayer
 from scope.cache.schedule import Schedule, slots_needed
 from scope.errors import ScopeError
+from scope.kernels import has_kernels_for
 from scope.kernels.slot_attention import slot_attention
 from scope.methods.compression import Compression
-from scope.methods.prompt import PromptAttention, reduce_group
+from scope.methods.prompt import PromptAttention
 
 
 class SlotCache(Cache):
@@ -54,7 +56,7 @@ class SlotCache(Cache):
         self._batch_size, self._prompt_lengths = batch_size, prompt_lengths
         self.strategy = compression.strategy(max_new_tokens)
         self.compressor = compression.compressor
-        self._score = compression.score(self.strategy)
+        self._score = compression.score(self.strategy) if self.strategy.evicts else None
         self.reset()
 
     def reset(self) -> None:
@@ -67,6 +69,7 @@ class SlotCache(Cache):
         self.prefilling = False
         self._admitted: list[int] | None = None
         self._padded_length = 0
+        self._counts: Tensor | None = None
 
     # --- one forward of the model -----------------------------------------------------------------
 
@@ -86,7 +89,7 @@ class SlotCache(Cache):
             device: where the positions are wanted.
 
         Returns:
-            ``[batch_size, num_tokens]`` int64 position of each token in its own sequence.
+            ``[batch_size, num_tokens]`` position of each token in its own sequence.
 
         Raises:
             ScopeError: where the cache cannot take these tokens.
@@ -124,8 +127,13 @@ class SlotCache(Cache):
             )
         if self.schedule is None:
             self._plan(lengths)
-        elif not set(lengths) <= self._planned_lengths:
+        if not set(lengths) <= self._planned_lengths:
             self._check_room(lengths)
+        if max(rows) >= len(self.schedule.prompt_lengths):
+            raise ScopeError(
+                f"row {max(rows)} was admitted; the cache has {len(self.schedule.prompt_lengths)} "
+                "rows, set by batch_size or by the first prompts"
+            )
         for row, length in zip(rows, lengths, strict=True):
             self.schedule.admit(row, length)
         self._padded_length = num_tokens
@@ -165,12 +173,33 @@ class SlotCache(Cache):
                 "make the cache for the longest generation"
             )
         self.schedule.advance()
-        positions = prompt_lengths + self.schedule.now.step - 1
-        self._positions = torch.from_numpy(positions).to(device)
-        return self._positions[:, None]
+        return self._send_counts(device)[:, None]
+
+    def _send_counts(self, device: torch.device) -> Tensor:
+        """Copy what every layer must know of this step, at once and without waiting for it.
+
+        It always goes to the same place on the device, where a captured graph finds it.
+        """
+        schedule, before = self.schedule, self.schedule.now.step - 1
+        counts = np.stack([schedule.kept + before, schedule.protected, schedule.losses], axis=1)
+        positions = schedule.prompt_lengths + before
+        host = torch.from_numpy(np.append(counts, positions).astype(np.int32))
+        if self._counts is None:
+            self._counts = torch.empty_like(host, device=device)
+        if device.type == "cuda":
+            host = host.pin_memory()
+        self._counts.copy_(host, non_blocking=True)
+        own = self._counts[: counts.size].view(counts.shape)
+        used, losses = schedule.peak.max(axis=1).tolist(), schedule.losses.max(axis=1).tolist()
+        for i, layer in enumerate(self.layers):
+            layer.newest, layer.protected, layer.losses = own[i].to(layer.keys.device)
+            layer.used, layer.most_losses = max(layer.used, used[i]), losses[i]
+        self.positions = self._counts[counts.size :]
+        return self.positions
 
     # --- one layer of that forward ----------------------------------------------------------------
 
+    @torch.no_grad()
     def store_prompt(
         self,
         layer_idx: int,
@@ -209,7 +238,6 @@ class SlotCache(Cache):
             continues = self.strategy.unified and self._score == "cumulative"
             received = attention.column_sums() if continues else None
             layer.write_prompt(row, attention.keys, values[i, :, start:], kept, received)
-            layer.protected[row] = int(self.schedule.protected[layer_idx, row])
         if layer_idx == len(self.layers) - 1:
             self._admitted = None
 
@@ -225,6 +253,7 @@ class SlotCache(Cache):
         # Only "the first C entries" depend on the order; otherwise old comes before new.
         return kept if self.compression.fidelity.frozen_prefix == "capacity" else kept.sort()[0]
 
+    @torch.no_grad()
     def attend(
         self,
         layer_idx: int,
@@ -233,39 +262,44 @@ class SlotCache(Cache):
         values: Tensor,
         scaling: float,
         sliding_window: int | None,
+        rotation: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """Append one token per row, attend to all that is held, then evict what must go.
 
         Args:
             layer_idx: which layer.
-            queries: ``[B, H_q, 1, D]``, after RoPE.
-            keys: ``[B, H_kv, 1, D]``; the same for values.
+            queries: ``[B, H_q, 1, D]``, after RoPE unless ``rotation`` is given.
+            keys: ``[B, H_kv, 1, D]``, likewise.
+            values: ``[B, H_kv, 1, D]``.
             scaling: factor on the query-key products.
             sliding_window: tokens back that the query may look, itself included; None for all.
+            rotation: ``[B, D]`` cos and sin of RoPE, still to be applied; where `fused` only.
 
         Returns:
             ``[B, H_q, 1, D]`` attention output.
         """
-        layer = self.layers[layer_idx]
-        layer.used = max(layer.used, int(self.schedule.peak[layer_idx].max()))
         keys, values = self._cached_heads(keys, queries), self._cached_heads(values, queries)
-        newest = self._positions.to(keys.device, torch.int32)
-        layer.append(keys[:, :, 0], values[:, :, 0], newest)
-        used = slice(0, layer.used)
-        positions = layer.positions[:, :, used]
-        visible = positions != FREE
-        if sliding_window is not None:
-            visible &= positions > (newest - sliding_window)[:, None, None]
-        output, probabilities = slot_attention(
-            queries[:, :, 0], layer.keys[:, :, used], layer.values[:, :, used], visible, scaling
+        queries, keys, values = queries[:, :, 0], keys[:, :, 0], values[:, :, 0]
+        positions = self.positions.to(keys.device)
+        ranking = Ranking(
+            score=self._score,
+            reduction=self.compression.group_reduction,
+            dtype=self._score_dtype(keys),
+            recent=self.compression.decoding_recent_size,
         )
-        received = reduce_group(
-            probabilities.to(self._score_dtype(keys)), self.compression.group_reduction
-        ).float()
-        layer.scores[:, :, used] += received
-        recent = self.compression.decoding_recent_size
-        layer.evict(self.schedule.losses[layer_idx], recent, self._score, received)
+        attend = slot_attention
+        if self.fused:
+            from scope.kernels.fused_attention import fused_attention
+
+            attend = partial(fused_attention, rotation=rotation)
+        layer = self.layers[layer_idx]
+        output = attend(layer, queries, keys, values, positions, scaling, sliding_window, ranking)
         return output[:, :, None]
+
+    @property
+    def fused(self) -> bool:
+        """Whether steps run in Triton kernels; known after the first prompt."""
+        return has_kernels_for(self.layers[0].keys)
 
     def _cached_heads(self, states: Tensor, queries: Tensor) -> Tensor:
         if self.compression.fidelity.cached_heads == "kv":
@@ -300,5 +334,7 @@ class SlotCache(Cache):
 
     @property
     def kv_bytes(self) -> int:
-        """Bytes of all keys and values allocated, free slots included."""
-        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.layers)
+        """Bytes of all keys and values allocated, free slots included; 0 before a prompt came."""
+        return sum(
+            layer.keys.nbytes + layer.values.nbytes for layer in self.layers if layer.is_initialized
+        )

@@ -1,14 +1,33 @@
 """The slots of one layer."""
 
-import numpy as np
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
 from scope.errors import ScopeError
-from scope.methods.decoding import Counts, Score
+from scope.methods.decoding import Score
+from scope.methods.prompt import GroupReduction
 
 FREE = -1
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What decides between tokens that may leave.
+
+    Attributes:
+        score: what they compete by; None if none ever leaves.
+        reduction: how the attention of the query heads of a group becomes one number.
+        dtype: attention probabilities are rounded to it before tokens are ranked.
+        recent: R, newest tokens that stay.
+    """
+
+    score: Score | None
+    reduction: GroupReduction
+    dtype: torch.dtype
+    recent: int
 
 
 class SlotLayer(CacheLayerMixin):
@@ -22,8 +41,11 @@ class SlotLayer(CacheLayerMixin):
         positions: ``[B, H, S]`` int32, the position of the token in its sequence, or FREE.
         ranks: ``[B, H, S]`` int32, the order in which a head's tokens entered the cache, or FREE.
         scores: ``[B, H, S]`` float32, attention that each token has received since it came.
+        vacant: ``[B, H]`` int32, the free slot that the next token takes.
         newest: ``[B]`` int32 rank of each row's newest token.
         protected: ``[B]`` int32, ranks below it are never evicted.
+        losses: ``[B]`` int32 tokens that each head loses after this step's attention, at most as
+            many as may go; ``most_losses`` is the largest.
         used: slots from the first on that have ever been taken; the others need not be read.
     """
 
@@ -41,8 +63,7 @@ class SlotLayer(CacheLayerMixin):
         self.positions = torch.full(shape, FREE, dtype=torch.int32, device=like.device)
         self.ranks = torch.full_like(self.positions, FREE)
         self.scores = torch.zeros(shape, dtype=torch.float32, device=like.device)
-        self.newest = torch.zeros(batch_size, dtype=torch.int32, device=like.device)
-        self.protected = torch.zeros_like(self.newest)
+        self.vacant = torch.zeros(shape[:2], dtype=torch.int32, device=like.device)
         self.used = 0
         self.is_initialized = True
 
@@ -65,7 +86,7 @@ class SlotLayer(CacheLayerMixin):
         self.positions[row, :, :count] = kept.to(torch.int32)
         self.ranks[row, :, :count] = torch.arange(count, dtype=torch.int32, device=kept.device)
         self.scores[row, :, :count] = 0.0 if scores is None else scores.gather(1, kept)
-        self.newest[row] = count - 1
+        self.vacant[row] = count
         self.used = max(self.used, count)
 
     def append(self, keys: Tensor, values: Tensor, positions: Tensor) -> None:
@@ -75,8 +96,7 @@ class SlotLayer(CacheLayerMixin):
             keys: ``[B, H, D]``; the same for values.
             positions: ``[B]`` int32.
         """
-        self.newest += 1
-        slot = self.positions[:, :, : self.used].argmin(dim=-1, keepdim=True)
+        slot = self.vacant[..., None].long()
         place = slot[..., None].expand(-1, -1, -1, keys.shape[-1])
         self.keys.scatter_(2, place, keys[:, :, None])
         self.values.scatter_(2, place, values[:, :, None])
@@ -84,30 +104,22 @@ class SlotLayer(CacheLayerMixin):
         self.ranks.scatter_(2, slot, self.newest[:, None, None].expand_as(slot))
         self.scores.scatter_(2, slot, 0.0)
 
-    def evict(self, losses: Counts, recent: int, score: Score, current: Tensor) -> None:
+    def evict(self, ranking: Ranking, current: Tensor) -> None:
         """Free the slots of the lowest scored tokens that are neither protected nor recent.
 
         Args:
-            losses: ``[B]`` tokens to evict per head, at most as many as may go.
-            recent: R, newest tokens that stay.
-            score: what decides between tokens.
+            ranking: what decides between tokens.
             current: ``[B, H, used]`` attention of this step's query.
         """
-        most = int(losses.max())
-        if most == 0:
-            return
         positions, ranks = self.positions[:, :, : self.used], self.ranks[:, :, : self.used]
         may_go = (ranks >= self.protected[:, None, None]) & (
-            ranks <= self.newest[:, None, None] - recent
+            ranks <= self.newest[:, None, None] - ranking.recent
         )
-        order = self._eviction_order(score, current, ranks)
+        order = self._eviction_order(ranking.score, current, ranks)
+        most = self.most_losses
         victims = order.masked_fill(~may_go, _LAST).topk(most, largest=False).indices
         leaves = torch.full_like(victims, FREE, dtype=torch.int32)
-        if losses.min() == most:
-            positions.scatter_(2, victims, leaves)
-            ranks.scatter_(2, victims, leaves)
-            return
-        due = torch.from_numpy(np.arange(most) < losses[:, None]).to(victims.device)[:, None]
+        due = (torch.arange(most, device=victims.device) < self.losses[:, None])[:, None]
         positions.scatter_(2, victims, leaves.where(due, positions.gather(2, victims)))
         ranks.scatter_(2, victims, leaves.where(due, ranks.gather(2, victims)))
 
@@ -120,6 +132,10 @@ class SlotLayer(CacheLayerMixin):
             return _hash(ranks.long() + 1_000_003 * heads + 1_000_000_007 * self.index)
         received = current if score == "current" else self.scores[:, :, : self.used]
         return _by_worth_then_newest(received, ranks)
+
+    def find_vacant(self) -> None:
+        """Choose the slot that the next token takes."""
+        self.vacant = self.positions.argmin(dim=-1).to(torch.int32)
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         raise ScopeError(_NOT_PATCHED)

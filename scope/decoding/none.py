@@ -13,6 +13,7 @@ class NoEviction(DecodingStrategy):
     """The decode pool grows by one token a step."""
 
     name: ClassVar[str] = "None"
+    evicts: ClassVar[bool] = False
 
     def pool(self, step: Counts) -> Counts:
         return np.full_like(step, NEVER)

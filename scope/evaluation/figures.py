@@ -1,8 +1,8 @@
 """The report's pictures, as SVG texts.
 
 A method looks the same in every picture: its colour tells the decoding strategy, its marker the
-prefill compressor, and its line what tokens compete by where that was chosen. The colours are those of Okabe and Ito, which colour-blind readers can tell
-apart (https://jfly.uni-koeln.de/color/).
+prefill compressor, and its line what tokens compete by where that was chosen. The colours are those
+of Okabe and Ito, which colour-blind readers can tell apart (https://jfly.uni-koeln.de/color/).
 """
 
 import io

@@ -1,12 +1,16 @@
 """A batch of sequences that are prefilled one by one and then decoded together."""
 
+import warnings
 from collections.abc import Sequence
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from scope.cache.cache import SlotCache
+from scope.generation.fused import fused_step, obstacle
+from scope.generation.graph import Graphed
 from scope.methods.compression import Compression
 
 
@@ -54,8 +58,25 @@ class Session:
 
     @torch.inference_mode()
     def step(self, tokens: Tensor) -> Tensor:
-        """Feed one token per row, ``[B]``: ``[B, vocabulary]`` logits of the next."""
-        return self._forward(tokens[:, None])
+        """Feed one token per row, ``[B]``: ``[B, vocabulary]`` logits of the next.
+
+        On a GPU nothing waits for the step, and its logits last until the next one.
+        """
+        if self._fast is None:
+            return self._forward(tokens[:, None])
+        tokens = tokens.to(self.model.device)
+        self.cache.begin_forward(len(tokens), 1, None, tokens.device)
+        return self._fast(tokens)
+
+    @cached_property
+    def _fast(self) -> Graphed | None:
+        if self.model.device.type != "cuda":
+            return None
+        reason = obstacle(self.model, self.cache)
+        if reason is None:
+            return Graphed(partial(fused_step, self.model, self.cache))
+        warnings.warn(f"decoding goes the slow way: {reason}", stacklevel=2)
+        return None
 
     def _forward(self, tokens: Tensor) -> Tensor:
         output = self.model(

@@ -44,11 +44,13 @@ class DecodingStrategy(ABC):
 
     Attributes:
         unified: whether prompt and decode tokens share one budget.
+        evicts: whether any token ever leaves.
         ranks_by: the score that decides between tokens, where the configuration leaves it open.
     """
 
     name: ClassVar[str]
     unified: ClassVar[bool] = False
+    evicts: ClassVar[bool] = True
 
     @property
     def ranks_by(self) -> Score:

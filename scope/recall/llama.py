@@ -40,8 +40,8 @@ def build_model(size: LlamaSize, seed: int) -> LlamaForCausalLM:
     """A LlamaForCausalLM in float32 with random weights that depend on ``seed`` alone.
 
     Standard deviations: 1/sqrt(fan_in); o_proj and down_proj, which write to the residual stream,
-    also / sqrt(2 * layers); embeddings 1/sqrt(hidden). With the usual 0.02 attention starts out too
-    flat at this width, and the lookup does not form in thousands of steps.
+    also / sqrt(2 * layers); embeddings 1/sqrt(hidden). With the usual 0.02 attention starts out
+    nearly uniform at this width, which leaves the lookup little to grow from.
     """
     config = LlamaConfig(
         vocab_size=len(VOCABULARY),

@@ -81,7 +81,7 @@ class RecallTask:
         keys = (rng.integers(INDICES, size=(batch, 1)) + np.arange(n)) % INDICES
         words = rng.integers(len(WORDS), size=(batch, n))
         sources = self._draw_sources(rng, batch)
-        digits = rng.integers(np.where(sources >= 0, 10, 10))
+        digits = rng.integers(np.where(sources >= 0, self.addends, 10))
 
         rows = np.arange(batch)
         sums = np.zeros((batch, n + 1), dtype=np.int64)  # source -1 reads the 0 at the end

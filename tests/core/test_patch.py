@@ -146,3 +146,24 @@ def test_refuses_other_ways_to_generate(patched: PreTrainedModel, settings: dict
 def test_refuses_a_cache_for_nothing(model: PreTrainedModel) -> None:
     with pytest.raises(ScopeError, match="max_new_tokens"):
         slot_cache(model, max_new_tokens=0)
+
+
+def test_a_cache_made_too_small_is_told() -> None:
+    with patch(tiny_model("gqa")) as model:
+        for settings, prompts, message in (
+            ({"prompt_lengths": [5]}, [random_tokens(30, seed=0)], "a prompt of 30 tokens"),
+            ({"batch_size": 1}, [random_tokens(5, seed=0)] * 2, "row 1 was admitted"),
+        ):
+            cache = SlotCache(model.config, Compression(), 4, **settings)
+            with pytest.raises(ScopeError, match=message):
+                model(torch.tensor(prompts), past_key_values=cache)
+
+
+def test_steps_outside_no_grad_keep_no_graph() -> None:
+    with patch(tiny_model("gqa")) as model:
+        cache = SlotCache(model.config, Compression(), 4)
+        assert cache.kv_bytes == 0
+        model(torch.tensor([random_tokens(5, seed=0)]), past_key_values=cache)
+        model(torch.tensor([[1]]), past_key_values=cache)
+        assert not any(layer.keys.requires_grad for layer in cache.layers)
+        assert cache.kv_bytes > 0

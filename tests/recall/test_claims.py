@@ -69,10 +69,13 @@ def test_a_pool_of_its_own_with_cumulative_scores_beats(unified: str) -> None:
     assert low > 0
 
 
-def test_with_current_scores_it_does_not_beat_them_all() -> None:
+def test_with_current_scores_it_loses_to_chance_and_does_not_beat_age() -> None:
+    """Whether it beats unified H2O differs from one trained model to the next."""
     own = accuracies("ALLKV", "slide", "current")
-    lows = [difference(own, accuracies("ALLKV", unified)).interval[0] for unified in UNIFIED]
-    assert min(lows) <= 0
+    _, high = difference(own, accuracies("ALLKV", "slide", "random")).interval
+    assert high < 0
+    low, _ = difference(own, accuracies("ALLKV", "slide", "recent")).interval
+    assert low <= 0
 
 
 @pytest.mark.parametrize("control", ["recent", "random"])

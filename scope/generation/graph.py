@@ -1,0 +1,51 @@
+"""Recording a decode step once and replaying it: launches cost several times what they do."""
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+class Graphed:
+    """A function of one tensor as a CUDA graph.
+
+    The first call runs as it is, which compiles its kernels; the second is recorded; from then on
+    every call replays the record, and its result lives until the next call. Where recording fails,
+    all calls run as they are, after one warning.
+
+    Args:
+        function: works on the GPU alone, on the same memory and shapes at every call, and never
+            waits for it.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        self._function = function
+        self._input: Tensor | None = None
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._output: Tensor | None = None
+        self._failed = False
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        if self._failed:
+            return self._function(tensor)
+        if self._input is None:
+            self._input = tensor.clone()
+            return self._function(self._input)
+        self._input.copy_(tensor)
+        if self._graph is None and not self._record():
+            return self._function(tensor)
+        self._graph.replay()
+        return self._output
+
+    def _record(self) -> bool:
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                self._output = self._function(self._input)
+        except RuntimeError as error:
+            warnings.warn(f"decoding without a CUDA graph, much slower: {error}", stacklevel=2)
+            self._failed = True
+            return False
+        self._graph = graph
+        return True

@@ -1,0 +1,74 @@
+# ruff: noqa: ANN202  (what a kernel returns, Triton knows)
+"""What lies between the matrix products of a decoder layer, one Triton launch each."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_BLOCK = 1024
+
+
+def add_and_norm(hidden: Tensor, branch: Tensor | None, gain: Tensor, epsilon: float) -> Tensor:
+    """Add a branch ``[B, n]`` to the residual stream, in place, and return its RMSNorm."""
+    rows, width = hidden.shape
+    output = torch.empty_like(hidden)
+    block = triton.next_power_of_2(width)
+    _add_and_norm[rows,](
+        hidden,
+        branch,
+        gain,
+        output,
+        width,
+        epsilon,
+        BLOCK=block,
+        ADD=branch is not None,
+    )
+    return output
+
+
+def silu_and_multiply(gate_up: Tensor) -> Tensor:
+    """``silu(gate) * up`` of ``[B, 2n]``: ``[B, n]``."""
+    rows, width = gate_up.shape[0], gate_up.shape[1] // 2
+    output = gate_up.new_empty(rows, width)
+    _silu_and_multiply[triton.cdiv(width, _BLOCK), rows](gate_up, output, width, BLOCK=_BLOCK)
+    return output
+
+
+@triton.jit
+def _add_and_norm(
+    hidden_ptr,
+    branch_ptr,
+    gain_ptr,
+    output_ptr,
+    width,
+    epsilon,
+    BLOCK: tl.constexpr,
+    ADD: tl.constexpr,
+):
+    column = tl.arange(0, BLOCK)
+    inside = column < width
+    place = tl.program_id(0) * width + column
+    hidden = tl.load(hidden_ptr + place, mask=inside, other=0.0)
+    dtype = hidden.dtype
+    if ADD:
+        hidden += tl.load(branch_ptr + place, mask=inside, other=0.0)
+        tl.store(hidden_ptr + place, hidden, mask=inside)
+    wide = hidden.to(tl.float32)
+    normed = wide * tl.rsqrt(tl.sum(wide * wide) / width + epsilon)
+    # Rounded before the gain, as the models do.
+    gain = tl.load(gain_ptr + column, mask=inside, other=0.0)
+    tl.store(output_ptr + place, normed.to(dtype) * gain, mask=inside)
+
+
+@triton.jit
+def _silu_and_multiply(gate_up_ptr, output_ptr, width, BLOCK: tl.constexpr):
+    row = tl.program_id(1)
+    column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < width
+    gate_ptr = gate_up_ptr + row * 2 * width + column
+    gate = tl.load(gate_ptr, mask=inside, other=0.0)
+    up = tl.load(gate_ptr + width, mask=inside, other=0.0)
+    wide = gate.to(tl.float32)
+    silu = (wide * tl.sigmoid(wide)).to(gate.dtype)
+    tl.store(output_ptr + row * width + column, silu * up, mask=inside)

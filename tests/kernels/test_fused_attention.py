@@ -1,0 +1,193 @@
+"""The Triton kernels do what the plain torch step does: same output, same survivors, same slots."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from scope.cache.layer import FREE, Ranking, SlotLayer
+from scope.kernels.slot_attention import slot_attention
+
+pytest.importorskip("triton", reason="the kernels need Triton, which torch's CUDA builds bring")
+
+from scope.kernels.fused_attention import fused_attention
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+RANKING = Ranking(score="current", reduction="mean", dtype=torch.float32, recent=4)
+SCALING = 0.3
+
+
+@dataclass
+class Case:
+    """Rows with these prompts, of which the first `protected` tokens never leave."""
+
+    prompts: tuple[int, ...] = (40, 70, 3)
+    protected: int = 30
+    pool: int = 8
+    heads: int = 2
+    group: int = 4
+    head_dim: int = 16
+    dtype: torch.dtype = torch.float32
+    window: int | None = None
+    steps: int = 14
+    # Selections come every so many steps, and then cut the pool to its size.
+    period: int = 1
+    sharpness: float = 1.0
+
+
+CASES = {
+    "plain": Case(),
+    "one head": Case(group=1, heads=3),
+    "odd group": Case(group=7, heads=1),
+    "head dim 64": Case(head_dim=64, pool=6, steps=9),
+    "head dim 128": Case(head_dim=128, pool=6, steps=9),
+    "many blocks": Case(prompts=(300, 64, 130), pool=6, steps=9),
+    "pool of many blocks": Case(prompts=(600,), protected=2, pool=590, steps=3),
+    "nearly empty": Case(prompts=(1, 2), protected=0, pool=6, steps=10),
+    "one loud token": Case(sharpness=8.0),
+    "sliding window": Case(window=9),
+    "several losses": Case(period=5),
+    "nothing leaves": Case(pool=10**6),
+    "all frozen": Case(protected=100, steps=6),
+}
+
+
+class Twins:
+    """One layer in float64 for the torch step, and its copy for the kernels."""
+
+    def __init__(self, case: Case, seed: int) -> None:
+        self.case, self.random = case, torch.Generator().manual_seed(seed)
+        self.slots = max(case.prompts) + case.steps + case.period
+        self.layers = [SlotLayer(index=5), SlotLayer(index=5)]
+        batch = len(case.prompts)
+        for layer, dtype in zip(self.layers, (torch.float64, case.dtype), strict=True):
+            like = torch.empty(case.head_dim, dtype=dtype, device=DEVICE)
+            layer.allocate(like, batch, case.heads, self.slots)
+        self.newest, self.held = [0] * batch, [0] * batch
+        for row, length in enumerate(case.prompts):
+            self.prompt(row, length)
+
+    def normal(self, *shape: int) -> Tensor:
+        # Rounded first, so both twins start from the same numbers.
+        states = torch.randn(*shape, generator=self.random)
+        return states.to(self.case.dtype).double().to(DEVICE)
+
+    def prompt(self, row: int, length: int) -> None:
+        """Start a row over."""
+        keys, values = self.normal(2, self.case.heads, length, self.case.head_dim)
+        scores = torch.rand(self.case.heads, length, generator=self.random).to(DEVICE)
+        kept = torch.arange(length, device=DEVICE).expand(self.case.heads, -1)
+        for layer in self.layers:
+            dtype = layer.keys.dtype
+            layer.write_prompt(row, keys.to(dtype), values.to(dtype), kept, scores)
+        self.newest[row], self.held[row] = length - 1, length
+
+    def step(self, number: int, ranking: Ranking) -> tuple[Tensor, Tensor]:
+        """One token in both: outputs ``[B, H_q, D]``."""
+        case, batch = self.case, len(self.newest)
+        self.newest = [rank + 1 for rank in self.newest]
+        self.held = [count + 1 for count in self.held]
+        due = number % case.period == 0 and ranking.score is not None
+        budget = case.protected + case.pool
+        losses = [max(count - budget, 0) if due else 0 for count in self.held]
+        self.held = [count - loss for count, loss in zip(self.held, losses, strict=True)]
+        counts = torch.tensor(
+            [self.newest, [case.protected] * batch, losses], dtype=torch.int32, device=DEVICE
+        )
+        for layer in self.layers:
+            layer.newest, layer.protected, layer.losses = counts
+            layer.most_losses, layer.used = max(losses), self.slots
+        queries = self.normal(batch, case.heads * case.group, case.head_dim) * case.sharpness
+        keys, values = self.normal(2, batch, case.heads, case.head_dim)
+        outputs = [
+            attend(
+                layer,
+                *(states.to(layer.keys.dtype) for states in (queries, keys, values)),
+                counts[0],
+                SCALING,
+                case.window,
+                ranking,
+            )
+            for attend, layer in zip((slot_attention, fused_attention), self.layers, strict=True)
+        ]
+        return outputs[0], outputs[1]
+
+    def check_equal(self, steps: int, ranking: Ranking, tolerance: float = 1e-4) -> None:
+        for number in range(1, steps + 1):
+            expected, output = self.step(number, ranking)
+            torch.testing.assert_close(output.double(), expected, rtol=0, atol=tolerance)
+            slow, fast = self.layers
+            assert torch.equal(fast.positions, slow.positions), f"step {number}"
+            assert torch.equal(fast.ranks, slow.ranks)
+            if self.newest[0] + 1 < self.slots:
+                assert torch.equal(fast.vacant, slow.vacant)
+            held = (fast.positions != FREE) & (fast.ranks >= self.case.protected)
+            if ranking.score == "cumulative":
+                torch.testing.assert_close(fast.scores[held], slow.scores[held])
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("score", ["current", "cumulative"])
+def test_same_as_torch(name: str, score: str) -> None:
+    case = CASES[name]
+    Twins(case, seed=1).check_equal(case.steps, replace(RANKING, score=score))
+
+
+@pytest.mark.parametrize("score", ["recent", "random", None])
+def test_scores_that_do_not_look_at_attention(score: str | None) -> None:
+    case = Case(period=3)
+    Twins(case, seed=2).check_equal(case.steps, replace(RANKING, score=score))
+
+
+@pytest.mark.parametrize("score", ["current", "cumulative"])
+def test_largest_of_the_group(score: str) -> None:
+    Twins(Case(), seed=3).check_equal(10, replace(RANKING, score=score, reduction="max"))
+
+
+def test_equal_scores_lose_the_newest() -> None:
+    """Nothing but one token is seen, so all others have received exactly nothing."""
+    case = Case(period=4, sharpness=3000.0)
+    Twins(case, seed=4).check_equal(12, RANKING, tolerance=1e-3)
+
+
+def test_a_row_starts_over() -> None:
+    twins = Twins(Case(), seed=5)
+    twins.check_equal(7, RANKING)
+    twins.prompt(1, 9)
+    twins.check_equal(7, RANKING)
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="half precision is checked on a GPU")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_half_precision(dtype: torch.dtype, head_dim: int) -> None:
+    case = Case(prompts=(700, 64, 1), head_dim=head_dim, dtype=dtype, steps=60)
+    tolerance = {torch.bfloat16: 2e-2, torch.float16: 3e-3}[dtype]
+    Twins(case, seed=6).check_equal(case.steps, replace(RANKING, score="recent"), tolerance)
+
+
+def test_rotates_as_transformers_does() -> None:
+    from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+    outputs = []
+    for rotate_here in (False, True):
+        twins = Twins(Case(), seed=7)
+        random = torch.Generator().manual_seed(8)
+        counts = torch.tensor([[40, 70, 3], [30] * 3, [0] * 3], dtype=torch.int32, device=DEVICE)
+        layer = twins.layers[1]
+        layer.newest, layer.protected, layer.losses = counts
+        queries, keys, values = (
+            torch.randn(3, heads, 16, generator=random).to(DEVICE) for heads in (8, 2, 2)
+        )
+        angles = torch.rand(3, 8, generator=random).repeat(1, 2).to(DEVICE)
+        rotation = angles.cos(), angles.sin()
+        arguments = (counts[0], SCALING, None, RANKING)
+        if rotate_here:
+            turned = apply_rotary_pos_emb(
+                queries[:, :, None], keys[:, :, None], *(part[:, None] for part in rotation)
+            )
+            queries, keys = (states[:, :, 0] for states in turned)
+            rotation = None
+        outputs.append(fused_attention(layer, queries, keys, values, *arguments, rotation))
+    torch.testing.assert_close(*outputs)

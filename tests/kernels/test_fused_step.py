@@ -1,0 +1,134 @@
+"""A decode step in kernels, and on a GPU its graph, give what the plain model gives."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+
+from scope import Compression, Fidelity, SlotCache, patch
+from scope.cache import cache as cache_module
+from scope.generation.fused import fused_step, obstacle
+from scope.generation.greedy import generate
+from scope.generation.session import Session
+from tests.core.tiny import PAIRS, random_tokens, tiny_model
+
+pytest.importorskip("triton", reason="the kernels need Triton, which torch's CUDA builds bring")
+
+ON_GPU = torch.cuda.is_available()
+PROMPTS = [random_tokens(length, seed=length) for length in (60, 25, 90)]
+SIZES = {
+    "max_capacity_prompt": 40,
+    "window_size": 8,
+    "decoding_window_size": 32,
+    "decoding_recent_size": 12,
+}
+on_gpu = pytest.mark.skipif(not ON_GPU, reason="needs a GPU")
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """Without kernels, until undone."""
+    monkeypatch.setattr(cache_module, "has_kernels_for", lambda slots: False)
+    return monkeypatch
+
+
+@pytest.mark.parametrize("name", ["gqa", "mistral", "qwen2"])
+def test_logits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU in the interpreter."""
+    model = tiny_model(name, num_layers=2).to("cuda" if ON_GPU else "cpu")
+    compression = Compression(
+        "SnapKV", "slide", 40, 8, decoding_window_size=4, decoding_recent_size=2
+    )
+    logits: dict[bool, list[torch.Tensor]] = {}
+    with patch(model), torch.inference_mode():
+        for fused in (False, True):
+            monkeypatch.setattr(cache_module, "has_kernels_for", lambda slots, on=fused: on)
+            session = Session(model, compression, PROMPTS, 8)
+            logits[fused] = [session.prefill()]
+            for step in range(7):
+                tokens = torch.full((len(PROMPTS),), step, device=model.device)
+                if fused:
+                    session.cache.begin_forward(len(tokens), 1, None, tokens.device)
+                    logits[fused].append(fused_step(model, session.cache, tokens))
+                else:
+                    logits[fused].append(session.step(tokens))
+    torch.testing.assert_close(logits[True], logits[False], rtol=0, atol=1e-4)
+
+
+@on_gpu
+@pytest.mark.parametrize(
+    "compression",
+    [
+        *(Compression(*pair, **SIZES) for pair in PAIRS),
+        Compression("H2O", "adaptive", **SIZES, decoding_score="random"),
+        Compression(
+            "H2O", "discontinuous", **SIZES, decoding_score="cumulative", group_reduction="max"
+        ),
+        *(
+            Compression("H2O", strategy, **SIZES, fidelity=Fidelity.preset("upstream"))
+            for strategy in ("slide", "discontinuous", "h2o")
+        ),
+    ],
+    ids=lambda c: f"{c.method}-{c.decoding_metric}-{c.decoding_score}-{c.fidelity.cached_heads}",
+)
+def test_tokens_of_the_graph(compression: Compression, plain: pytest.MonkeyPatch) -> None:
+    model, steps = tiny_model("gqa").cuda(), 200
+    with patch(model):
+        with pytest.warns(UserWarning, match="the slow way"):
+            expected = dict(generate(Session(model, compression, PROMPTS, steps), steps, ()))
+        plain.undo()
+        session = Session(model, compression, PROMPTS, steps)
+        assert dict(generate(session, steps, ())) == expected
+    assert session._fast._graph is not None
+
+
+@on_gpu
+def test_row_starts_over_under_a_graph() -> None:
+    model = tiny_model("gqa").cuda()
+    compression = Compression("SnapKV", "slide", **SIZES)
+    with patch(model), torch.inference_mode():
+        fresh = Session(model, compression, [PROMPTS[2]], 80)
+        expected = [fresh.prefill()[0]]
+        expected += [fresh.step(torch.tensor([token]))[0].clone() for token in (5, 6, 7)]
+        session = Session(model, compression, PROMPTS, 80)
+        session.prefill()
+        for token in range(50):
+            session.step(torch.tensor([token] * 3))
+        session.cache.admit([0])
+        prompt = torch.tensor([PROMPTS[2]], device=model.device)
+        logits = [model(input_ids=prompt, past_key_values=session.cache).logits[0, -1]]
+        logits += [session.step(torch.tensor([t, 1, 2]))[0].clone() for t in (5, 6, 7)]
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-4)
+
+
+@on_gpu
+def test_warns_where_it_cannot() -> None:
+    model = tiny_model("gqa").cuda()
+    model.model.layers[0].mlp.up_proj = nn.Sequential(model.model.layers[0].mlp.up_proj)
+    session = Session(model, Compression("SnapKV", "slide", **SIZES), PROMPTS, 4)
+    with patch(model), pytest.warns(UserWarning, match="Sequential"):
+        assert len(dict(generate(session, 4, ()))) == len(PROMPTS)
+
+
+def test_joining_keeps_the_model() -> None:
+    model = tiny_model("qwen2", num_layers=1)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    from scope.generation.fused import _joined
+
+    attention = model.model.layers[0].self_attn
+    linears = attention.q_proj, attention.k_proj, attention.v_proj
+    weight, bias = _joined(*linears)
+    assert torch.equal(weight, torch.cat([linear.weight for linear in linears]))
+    assert torch.equal(bias, torch.cat([linear.bias for linear in linears]))
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert _joined(*linears)[0].data_ptr() == weight.data_ptr() == linears[0].weight.data_ptr()
+
+
+def test_obstacles() -> None:
+    model = tiny_model("gqa")
+    cache = SlotCache(model.config, Compression("SnapKV", "slide", **SIZES), 4)
+    with patch(model):
+        model(input_ids=torch.tensor([PROMPTS[0]]), past_key_values=cache)
+    if not ON_GPU:
+        assert "Triton" in obstacle(model, cache)
