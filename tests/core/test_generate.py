@@ -5,6 +5,7 @@ import torch
 from transformers import PreTrainedModel
 
 from scope import Compression, SlotCache, patch
+from scope.generation import greedy
 from scope.generation.greedy import generate
 from scope.generation.session import Session
 from tests.core.tiny import PAIRS, left_padded, random_tokens, tiny_model
@@ -81,6 +82,19 @@ def test_session_ends_each_row_at_its_own_end_token() -> None:
         assert generation.stopped == ("eos" if end in tokens else "length")
     assert rows[0].stopped == "eos"
     assert all(end not in generation.tokens[:5] for generation in late.values())
+
+
+def test_looking_at_tokens_seldom_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, compression = tiny_model("gqa"), compress("H2O", "slide")
+
+    def run(ends: tuple[int, ...]) -> dict[int, greedy.Generation]:
+        return dict(generate(Session(model, compression, PROMPTS, STEPS), STEPS, ends))
+
+    with patch(model):
+        ends = (run(())[0].tokens[3],)
+        often = run(ends)
+        monkeypatch.setattr(greedy, "_steps_per_look", lambda tokens: 5)
+        assert run(ends) == often
 
 
 def test_sampling_is_reproducible() -> None:

@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from scope.cache.schedule import Schedule
 from scope.harness.config import parse_command
 from scope.harness.jobs import Job, jobs_of
+
+ROOT = Path(__file__).parents[2]
 
 
 def jobs(*options: str) -> dict[str, Job]:
@@ -84,3 +87,25 @@ def test_paper_setting() -> None:
         "results/runs/H2O+None_decoding_window_512_recent_window_256/"
         "llama-3.1-8b-instruct_2048/mmlu/H2O.json"
     )
+
+
+@pytest.mark.parametrize("name", ["demo", "smollm2"])
+def test_shipped_grids(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    command = parse_command(["--config", f"scripts/{name}.yaml", "--model_path", "m"])
+    found = [job for run in command.runs for job in jobs_of(run)]
+    assert all(job.data_file.exists() for job in found)
+    assert len({job.folder for job in found}) == len(found) > 8
+
+
+def test_demo_budgets_are_equal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything that evicts while generating keeps 131 + 64 tokens in the end, over all layers."""
+    monkeypatch.chdir(ROOT)
+    for run in parse_command(["--config", "scripts/demo.yaml"]).runs:
+        [job] = jobs_of(run)
+        if job.compression.decoding_metric != "None":
+            schedule = Schedule(job.compression, job.max_new_tokens, 4, 1)
+            schedule.admit(0, 131)
+            for _ in range(job.max_new_tokens):
+                schedule.advance()
+            assert schedule.now.lengths.mean() == 131 + 64

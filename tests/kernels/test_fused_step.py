@@ -8,7 +8,7 @@ from torch import nn
 
 from scope import Compression, Fidelity, SlotCache, patch
 from scope.cache import cache as cache_module
-from scope.generation.fused import fused_step, obstacle
+from scope.generation.fused import _joined, fused_step, obstacle
 from scope.generation.greedy import generate
 from scope.generation.session import Session
 from tests.core.tiny import PAIRS, random_tokens, tiny_model
@@ -114,8 +114,6 @@ def test_warns_where_it_cannot() -> None:
 def test_joining_keeps_the_model() -> None:
     model = tiny_model("qwen2", num_layers=1)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    from scope.generation.fused import _joined
-
     attention = model.model.layers[0].self_attn
     linears = attention.q_proj, attention.k_proj, attention.v_proj
     weight, bias = _joined(*linears)
@@ -123,6 +121,13 @@ def test_joining_keeps_the_model() -> None:
     assert torch.equal(bias, torch.cat([linear.bias for linear in linears]))
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert _joined(*linears)[0].data_ptr() == weight.data_ptr() == linears[0].weight.data_ptr()
+
+
+def test_joining_sees_through_one_storage() -> None:
+    linears = [nn.Linear(4, 2, bias=False) for _ in range(2)]
+    whole = torch.randn(4, 4)
+    linears[0].weight.data, linears[1].weight.data = whole[2:], whole[:2]
+    assert torch.equal(_joined(*linears)[0], torch.cat([whole[2:], whole[:2]]))
 
 
 def test_obstacles() -> None:

@@ -13,6 +13,7 @@ from scope.recall.scoring import score
 from scope.recall.task import RecallTask
 from scope.recall.tokenizer import build_tokenizer
 
+ROOT = Path(__file__).parents[2]
 TASK = RecallTask(records=12)
 ROW = build_rows(TASK, seed=1, num_prompts=1)[0]
 ANSWERS = [
@@ -100,3 +101,8 @@ def test_gold_answers_score_full_marks() -> None:
     text = " ".join(ROW["answers"])
     assert all(score(text, ROW["answers"]))
     assert all(score(text.split(maxsplit=1)[1], ROW["answers"]))
+
+
+def test_the_demo_file_is_what_its_command_builds() -> None:
+    lines = (ROOT / "scope/recall/recall_32.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == build_rows(RecallTask(), 7, 32)

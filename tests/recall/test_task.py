@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scope.errors import ScopeError
-from scope.recall.task import RecallTask
-from scope.recall.vocabulary import INDICES, LETTERS, NONE, VOCABULARY, WORDS
+from scope.recall.task import DIGIT, REFERENCE, RecallTask
+from scope.recall.vocabulary import INDICES, LETTERS, NONE, TOKEN_ID, VOCABULARY, WORDS
 
 TASKS = st.builds(
     RecallTask,
@@ -64,6 +64,14 @@ def test_seven_records_of_ten_refer(hubs: int) -> None:
 def test_without_hubs_any_earlier_answer_is_referred_to() -> None:
     sources = RecallTask(records=12, hubs=0)._draw_sources(np.random.default_rng(0), 2000)
     assert set(sources[:, 11]) == {-1, *range(11)}
+
+
+def test_addends_limit_the_digits_of_records_that_refer_alone() -> None:
+    _, answers = RecallTask(addends=1).sample(np.random.default_rng(0), 50)
+    refers = answers[:, :, REFERENCE] != TOKEN_ID[NONE]
+    digits = answers[:, :, DIGIT] - TOKEN_ID["0"]
+    assert set(digits[refers]) == {0}
+    assert set(digits[~refers]) == set(range(10))
 
 
 def test_every_index_begins_some_prompt_and_orders_differ() -> None:
