@@ -137,13 +137,13 @@ def _measure(
     if not model.config.tie_word_embeddings:
         weights -= embedding.nbytes
     floor = (weights + held) / bandwidth
-    peak = torch.cuda.max_memory_allocated() if args.device == "cuda" else float("nan")
+    peak = torch.cuda.max_memory_allocated() / 1e9 if args.device == "cuda" else 0.0
     return {
         "ms_per_step": round(seconds * 1e3, 2),
         "tokens_per_s": round(batch / seconds, 1),
         "floor_ms": round(floor * 1e3, 2),
         "share_of_floor": round(floor / seconds, 3),
-        "peak_gb": round(peak / 1e9, 2),
+        "peak_gb": round(peak, 2),
         "kv_mb_per_row": round(allocated / batch / 1e6, 1),
         "capture_s": round(capture, 2),
     }
@@ -253,12 +253,8 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--shape", choices=SHAPES, help="random weights of this shape")
     parser.add_argument("--model_path", help="a model as for from_pretrained, instead of a shape")
-    parser.add_argument(
-        "--methods",
-        nargs="+",
-        default=["H2O+slide"],
-        help=f"COMPRESSOR+STRATEGY, or one of {', '.join(PEERS)}",
-    )
+    methods = f"COMPRESSOR+STRATEGY, or one of {', '.join(PEERS)}"
+    parser.add_argument("--methods", nargs="+", default=["H2O+slide"], help=methods)
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32, 96])
     parser.add_argument("--prompt_length", type=int, default=3000)
     parser.add_argument("--max_capacity_prompt", type=int, default=2048)
@@ -272,6 +268,9 @@ def _arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if (args.shape is None) == (args.model_path is None):
         parser.error("give either --shape or --model_path")
+    for method in args.methods:
+        if method not in PEERS and method.count("+") != 1:
+            parser.error(f"--methods {method}: expected {methods}")
     if args.start + args.steps > args.max_new_tokens:
         parser.error("--start and --steps together must not exceed --max_new_tokens")
     if args.start < 3 or args.steps < _BLOCKS:

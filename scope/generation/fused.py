@@ -1,5 +1,7 @@
 """One decode step of a Llama, Mistral or Qwen2 in a few launches, for a GPU with Triton."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -14,10 +16,10 @@ _STATIC_ROPE = ("default", "linear", "llama3", "yarn")
 def obstacle(model: PreTrainedModel, cache: SlotCache) -> str | None:
     """Why `fused_step` cannot run this model, or None."""
     if not cache.fused:
-        return "Triton, the data type or the head size is not there for it"
+        return "it takes Triton, a float type of up to 32 bits and a head size of 16, 32, 64 or 128"
     if len({parameter.device for parameter in model.parameters()}) > 1:
         return "the model is spread over several devices"
-    projections = {
+    projections = {type(model.lm_head)} | {
         type(getattr(module, name))
         for layer in model.model.layers
         for module, names in ((layer.self_attn, "qkvo"), (layer.mlp, ("gate", "up", "down")))
@@ -89,7 +91,10 @@ def _joined(*linears: nn.Linear) -> tuple[Tensor, Tensor | None]:
 
 def _join(parts: list[nn.Parameter]) -> Tensor:
     """The parts as one tensor; they become views of it, so that nothing is stored twice."""
-    if len({part.untyped_storage().data_ptr() for part in parts}) > 1:
+    storages = {part.untyped_storage().data_ptr() for part in parts}
+    if len(storages) > 1 or any(
+        a.data_ptr() + a.nbytes != b.data_ptr() for a, b in pairwise(parts)
+    ):
         with torch.inference_mode(False), torch.no_grad():
             whole = torch.cat([part.data for part in parts])
             for part, own in zip(parts, whole.split([len(part) for part in parts]), strict=True):
