@@ -10,16 +10,11 @@ import pytest
 
 from scope import Compression, patch
 from scope.evaluation.statistics import Estimate, estimate
-from scope.generation.greedy import generate
-from scope.generation.session import Session
-from scope.harness.models import eos_token_ids, load_model, load_tokenizer
+from scope.harness.models import load_model, load_tokenizer
+from scope.plots.accuracy import recall_marks
 from scope.plots.example import RECALL_MODEL
-from scope.recall.build import build_rows
-from scope.recall.scoring import score
-from scope.recall.task import RecallTask
 
 PROMPTS, SEED = 64, 20261122
-TASK = RecallTask()
 UNIFIED = ("h2o", "slm", "pyramidinfer")
 
 
@@ -35,16 +30,9 @@ def accuracies(method: str, strategy: str, decoding_score: str | None = None) ->
         decoding_score=decoding_score,
     )
     tokenizer = load_tokenizer(str(RECALL_MODEL))
-    rows = build_rows(TASK, SEED, PROMPTS)
-    prompts = [tokenizer(row["prompt"])["input_ids"] for row in rows]
     with patch(load_model(str(RECALL_MODEL), "float32", "cpu", "sdpa")) as model:
-        session = Session(model, compression, prompts, TASK.answer_length)
-        ends = eos_token_ids(model, tokenizer, "model")
-        generations = dict(generate(session, TASK.answer_length, ends))
-    return tuple(
-        float(np.mean(score(tokenizer.decode(generations[i].tokens), row["answers"])))
-        for i, row in enumerate(rows)
-    )
+        marks = recall_marks(model, tokenizer, compression, PROMPTS, SEED)
+    return tuple(marks.mean(axis=1))
 
 
 def difference(ours: tuple[float, ...], theirs: tuple[float, ...]) -> Estimate:
