@@ -57,15 +57,16 @@ def run_job(job: Job, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     }
     run_file.write(run)
     torch.manual_seed(job.seed)
+    metrics = run.setdefault("metrics", {})
     if done < len(examples):
-        run["metrics"] = run.get("metrics", {}) | _generate_all(
-            job, model, tokenizer, examples, done, result_file
-        )
+        metrics |= _generate_all(job, model, tokenizer, examples, done, result_file)
         run_file.write(run)
-    run["metrics"] |= _summary(job, result_file.records())
-    run["warnings"] = _warnings(job, result_file.records())
-    if job.compare_with is not None and "agreement" not in run["metrics"]:
-        run["metrics"]["agreement"] = _agreement(job, model, examples)
+    records = result_file.records()
+    metrics |= _summary(records)
+    run["warnings"] = _warnings(job, records)
+    compared = metrics.get("agreement", {}).get("compared_with")
+    if job.compare_with is not None and compared != str(job.compare_with):
+        metrics["agreement"] = _agreement(job, model, examples)
     run_file.write(run)
     return run
 
@@ -157,7 +158,7 @@ def _record(
     }
 
 
-def _summary(job: Job, records: list[dict[str, Any]]) -> dict[str, Any]:
+def _summary(records: list[dict[str, Any]]) -> dict[str, Any]:
     """Totals of what the caches did, over all examples and averaged over layers."""
     caches = [record["cache"] for record in records]
 

@@ -121,6 +121,17 @@ def test_finished_run_is_left_alone(run: Run) -> None:
     assert json.loads((folder / "run.json").read_text())["metrics"] == metrics
 
 
+def test_killed_before_the_metrics_were_written(run: Run) -> None:
+    file = run() / "run.json"
+    described = json.loads(file.read_text())
+    summary = described.pop("metrics")
+    file.write_text(json.dumps(described))
+    run()
+    metrics = json.loads(file.read_text())["metrics"]
+    assert metrics == {key: summary[key] for key in metrics}
+    assert metrics["mean_prompt_kept"] == 24
+
+
 def test_broken_line_stops_with_its_number(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     result = run() / "H2O.json"
     lines = result.read_bytes().splitlines(keepends=True)
