@@ -5,6 +5,7 @@ advance how many slots a cache needs.
 """
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,6 +88,13 @@ class Schedule:
         """First entries of each layer and row, in cache order, that never leave."""
         frozen = self.now.base if self.fidelity.frozen_prefix == "capacity" else self.kept
         return self.strategy.protected(frozen, self.now.base)
+
+    def snapshot(self) -> "Schedule":
+        """These counts, for `report`, standing still while the schedule goes on."""
+        still = copy(self)
+        still.peak, still.evicted = self.peak.copy(), self.evicted.copy()
+        still.selections = self.selections.copy()
+        return still
 
     def report(self, row: int) -> RowReport:
         """What one row has held and lost so far."""

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from scope.cache.schedule import RowReport
+from scope.cache.schedule import RowReport, Schedule
 from scope.generation.session import Session
 
 
@@ -50,23 +50,22 @@ def generate(
     running: dict[int, list[int]] = {row: [] for row in range(len(session.prompts))}
     logits = session.prefill()
     ends = torch.tensor(list(eos_token_ids), dtype=torch.int64, device=logits.device)
-    unread: list[tuple[Tensor, dict[int, RowReport]]] = []
+    unread: list[tuple[Tensor, Schedule]] = []
     for length in range(1, max_new_tokens + 1):
         if length <= min_new_tokens:
             logits = logits.index_fill(1, ends, -torch.inf)
         choice = logits.argmax(dim=-1)
-        schedule = session.cache.schedule
-        unread.append((choice, {row: schedule.report(row) for row in running}))
+        unread.append((choice, session.cache.schedule.snapshot()))
         if length % _steps_per_look(choice) == 0 or length == max_new_tokens:
             choices = torch.stack([tokens for tokens, _ in unread]).tolist()
-            for tokens, (_, reports) in zip(choices, unread, strict=True):
+            for tokens, (_, counts) in zip(choices, unread, strict=True):
                 on_tokens(len(running))
                 for row in list(running):
                     running[row].append(tokens[row])
                     ended = tokens[row] in eos_token_ids
                     if ended or len(running[row]) == max_new_tokens:
                         stopped = "eos" if ended else "length"
-                        yield row, Generation(running.pop(row), stopped, reports[row])
+                        yield row, Generation(running.pop(row), stopped, counts.report(row))
             unread.clear()
         if not running:
             return

@@ -1,6 +1,5 @@
 """What exactly a run does: every choice that was left open is made here, once."""
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -78,9 +77,6 @@ class Job:
         del plain["folder"], plain["compare_with"]
         plain |= plain.pop("compression")
         return json.loads(json.dumps(plain, default=str))
-
-    def config_hash(self) -> str:
-        return hashlib.sha256(json.dumps(self.config(), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def jobs_of(run: RunConfig) -> list[Job]:

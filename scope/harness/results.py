@@ -1,5 +1,6 @@
 """The files of a result folder: they survive being killed, and never mix two configurations."""
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -68,12 +69,14 @@ class RunFile:
 
     path: Path
 
-    def open(self, config: dict[str, Any], config_hash: str) -> dict[str, Any]:
+    def open(self, config: dict[str, Any]) -> dict[str, Any]:
         """What an earlier start wrote, or an empty run.
 
         Raises:
             ScopeError: if the folder belongs to another configuration.
         """
+        text = json.dumps(config, sort_keys=True)
+        config_hash = hashlib.sha256(text.encode()).hexdigest()[:16]
         if not self.path.exists():
             if any(self.path.parent.glob("*.json")):
                 raise ScopeError(

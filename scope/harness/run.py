@@ -44,7 +44,7 @@ def run_job(job: Job, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     examples = load_examples(job, tokenizer, model.config.max_position_embeddings)
     run_file, result_file = RunFile(job.folder / "run.json"), ResultFile(job.result_file)
     config = job.config() | {"data_sha256": file_hash(job.data_file)}
-    run = run_file.open(config, job.config_hash() + config["data_sha256"][:16])
+    run = run_file.open(config)
     done = result_file.resume([example.index for example in examples])
     run |= {
         "data": {
