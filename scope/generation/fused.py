@@ -47,21 +47,19 @@ def fused_step(model: PreTrainedModel, cache: SlotCache, tokens: Tensor) -> Tens
         ``[B, vocabulary]`` logits of the next token.
     """
     # Triton is there only where this runs.
-    from scope.kernels.linear import gated_linear, linear
-    from scope.kernels.pointwise import add_and_norm
-
-    def norm(branch: Tensor | None, module: nn.Module) -> Tensor:
-        return add_and_norm(hidden, branch, module.weight, module.variance_epsilon)
+    from scope.kernels.linear import add_linear, gated_linear, linear, norm
 
     decoder, head_dim = model.model, model.model.layers[0].self_attn.head_dim
     hidden = decoder.embed_tokens(tokens)
     cos, sin = decoder.rotary_emb(hidden, cache.positions[:, None])
     rotation = cos[:, 0].contiguous(), sin[:, 0].contiguous()
-    branch = None
-    for layer in decoder.layers:
-        attention, mlp = layer.self_attn, layer.mlp
+    # Each branch ends in the norm that the next one begins with.
+    norms = [layer.input_layernorm for layer in decoder.layers] + [decoder.norm]
+    normed = norm(hidden, norms[0].weight, norms[0].variance_epsilon)
+    for layer, next_norm in zip(decoder.layers, norms[1:], strict=True):
+        attention, mlp, inner_norm = layer.self_attn, layer.mlp, layer.post_attention_layernorm
         projections = attention.q_proj, attention.k_proj, attention.v_proj
-        states = linear(norm(branch, layer.input_layernorm), *_joined(*projections))
+        states = linear(normed, *_joined(*projections))
         queries, keys, values = (
             part.view(len(tokens), -1, 1, head_dim)
             for part in states.split([p.out_features for p in projections], dim=1)
@@ -74,13 +72,19 @@ def fused_step(model: PreTrainedModel, cache: SlotCache, tokens: Tensor) -> Tens
             attention.scaling,
             sliding_window_of(attention),
             rotation,
+        ).view(len(tokens), -1)
+        normed = add_linear(
+            hidden,
+            attended,
+            *_joined(attention.o_proj),
+            inner_norm.weight,
+            inner_norm.variance_epsilon,
         )
-        branch = linear(attended.view(len(tokens), -1), *_joined(attention.o_proj))
-        inner = gated_linear(
-            norm(branch, layer.post_attention_layernorm), *_joined(mlp.gate_proj, mlp.up_proj)
+        inner = gated_linear(normed, *_joined(mlp.gate_proj, mlp.up_proj))
+        normed = add_linear(
+            hidden, inner, *_joined(mlp.down_proj), next_norm.weight, next_norm.variance_epsilon
         )
-        branch = linear(inner, *_joined(mlp.down_proj))
-    return linear(norm(branch, decoder.norm), *_joined(model.lm_head))
+    return linear(normed, *_joined(model.lm_head))
 
 
 def _joined(*linears: nn.Linear) -> tuple[Tensor, Tensor | None]:

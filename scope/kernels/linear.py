@@ -3,7 +3,14 @@
 
 Up to 16 rows, or 32 with the gate, one Triton kernel streams the weights better than cuBLAS does,
 which splits the depth and adds the parts up in a launch of its own; beyond, cuBLAS is as good.
+
+Each launch costs microseconds beside its bytes, so RMSNorm has none of its own there. Dividing by
+the root mean square commutes with a matrix product: whoever adds to the residual stream also
+multiplies by the next norm's gain and sums the squares of what it adds to, and the next product
+divides.
 """
+
+from dataclasses import dataclass
 
 import torch
 import triton
@@ -12,31 +19,75 @@ from torch import Tensor
 from torch.nn import functional
 
 from scope.kernels import shared_memory
-from scope.kernels.pointwise import silu_and_multiply
+from scope.kernels.pointwise import add_and_norm, silu_and_multiply
 
 # What the blocks on their way take: tuned on an H100, and an A100 has as much.
 _SHARED_MEMORY = 160 * 2**10
+# Times the gain, but not yet divided, the residual stream may be too large for float16.
+_WIDE_RANGE = (torch.bfloat16,)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+@dataclass(frozen=True)
+class Normed:
+    """RMSNorm of the residual stream.
+
+    Attributes:
+        states: ``[B, n]``, times the gain.
+        epsilon: of the norm.
+        squares: ``[B, parts]`` float32 sums of squares of the stream, where the states are yet to
+            be divided by their root mean square; None where they have been.
+    """
+
+    states: Tensor
+    epsilon: float
+    squares: Tensor | None = None
+
+    def divided(self) -> Tensor:
+        """``[B, n]``, normalised."""
+        if self.squares is None:
+            return self.states
+        mean = self.squares.sum(dim=1, keepdim=True) / self.states.shape[1]
+        return (self.states * torch.rsqrt(mean + self.epsilon)).to(self.states.dtype)
+
+
+def norm(hidden: Tensor, gain: Tensor, epsilon: float) -> Normed:
+    """RMSNorm of ``[B, n]``."""
+    return Normed(add_and_norm(hidden, None, gain, epsilon), epsilon)
+
+
+def linear(x: Normed | Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x weight + bias`` of ``[B, k]``, ``[n, k]`` and ``[n]``: ``[B, n]``."""
-    if len(x) <= 16 and _suits(x, weight, bias):
-        return _launch(x, weight, weight.shape[0], (32, 128, 8), gated=False)
-    return functional.linear(x, weight, bias)
+    x = x if isinstance(x, Normed) else Normed(x, epsilon=0.0)
+    if len(x.states) <= 16 and _suits(x.states, weight):
+        return _launch(x, weight, bias, weight.shape[0], (32, 128, 8))
+    return functional.linear(x.divided(), weight, bias)
 
 
-def gated_linear(x: Tensor, gate_up: Tensor, bias: Tensor | None = None) -> Tensor:
+def gated_linear(x: Normed, gate_up: Tensor, bias: Tensor | None = None) -> Tensor:
     """``silu(x gate) * (x up)`` of ``[B, k]`` and ``[2n, k]``, gate before up: ``[B, n]``."""
-    if len(x) <= 32 and _suits(x, gate_up, bias):
-        blocks = (32, 256, 4) if len(x) <= 16 else (64, 128, 5)
-        return _launch(x, gate_up, gate_up.shape[0] // 2, blocks, gated=True)
-    return silu_and_multiply(functional.linear(x, gate_up, bias))
+    rows = len(x.states)
+    if rows <= 32 and bias is None and _suits(x.states, gate_up):
+        blocks = (32, 256, 4) if rows <= 16 else (64, 128, 5)
+        return _launch(x, gate_up, None, gate_up.shape[0] // 2, blocks, gated=True)
+    return silu_and_multiply(functional.linear(x.divided(), gate_up, bias))
 
 
-def _suits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+def add_linear(
+    hidden: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, gain: Tensor, epsilon: float
+) -> Normed:
+    """Add ``x weight + bias`` to the residual stream ``[B, n]``, in place: its RMSNorm."""
+    if len(x) > 16 or x.dtype not in _WIDE_RANGE or not _suits(x, weight):
+        return Normed(add_and_norm(hidden, linear(x, weight, bias), gain, epsilon), epsilon)
+    width, blocks = weight.shape[0], (32, 128, 8)
+    squares = x.new_empty(len(x), width // blocks[0], dtype=torch.float32)
+    stream = (hidden, gain, squares)
+    states = _launch(Normed(x, epsilon), weight, bias, width, blocks, stream=stream)
+    return Normed(states, epsilon, squares)
+
+
+def _suits(x: Tensor, weight: Tensor) -> bool:
     return (
-        bias is None
-        and x.dtype in (torch.bfloat16, torch.float16)
+        x.dtype in (torch.bfloat16, torch.float16)
         and weight.shape[0] % 128 == 0
         and weight.shape[1] % 256 == 0
         and shared_memory(x.device) >= _SHARED_MEMORY
@@ -44,22 +95,42 @@ def _suits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
 
 
 def _launch(
-    x: Tensor, weight: Tensor, width: int, blocks: tuple[int, int, int], gated: bool
+    x: Normed,
+    weight: Tensor,
+    bias: Tensor | None,
+    width: int,
+    blocks: tuple[int, int, int],
+    gated: bool = False,
+    stream: tuple[Tensor | None, Tensor | None, Tensor | None] = (None, None, None),
 ) -> Tensor:
     """Blocks are of this width and depth, and so many of them are on their way at once."""
     block_width, block_depth, stages = blocks
-    output = x.new_empty(len(x), width)
+    rows, depth = x.states.shape
+    hidden, gain, new_squares = stream
+    parts = 0 if x.squares is None else x.squares.shape[1]
+    output = x.states.new_empty(rows, width)
     _linear[width // block_width,](
-        x,
+        x.states,
+        x.squares,
         weight,
+        bias,
+        hidden,
+        gain,
         output,
-        len(x),
+        new_squares,
+        rows,
         width,
-        x.shape[1],
+        depth,
+        parts,
+        x.epsilon,
+        DIVIDE=x.squares is not None,
+        BIAS=bias is not None,
         GATED=gated,
-        ROWS=16 if len(x) <= 16 else 32,
+        ADD=hidden is not None,
+        ROWS=16 if rows <= 16 else 32,
         WIDTH=block_width,
         DEPTH=block_depth,
+        PARTS=triton.next_power_of_2(max(parts, 1)),
         num_warps=4,
         num_stages=stages,
     )
@@ -69,22 +140,42 @@ def _launch(
 @triton.jit
 def _linear(
     x_ptr,
+    squares_ptr,
     weight_ptr,
+    bias_ptr,
+    hidden_ptr,
+    gain_ptr,
     output_ptr,
+    new_squares_ptr,
     rows,
     width,
     depth,
+    parts,
+    epsilon,
+    DIVIDE: tl.constexpr,
+    BIAS: tl.constexpr,
     GATED: tl.constexpr,
+    ADD: tl.constexpr,
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
     DEPTH: tl.constexpr,
+    PARTS: tl.constexpr,
 ):
     row = tl.arange(0, ROWS)
     exists = (row < rows)[:, None]
     column = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
+    places = row[:, None] * width + column[None, :]
     k = tl.arange(0, DEPTH)
     x_ptrs = x_ptr + row[:, None] * depth + k[None, :]
     weight_ptrs = weight_ptr + column[None, :].to(tl.int64) * depth + k[:, None]
+    # What comes after the loop is asked for before it.
+    if DIVIDE:
+        part = tl.arange(0, PARTS)
+        mask = exists & (part < parts)[None, :]
+        squares = tl.load(squares_ptr + row[:, None] * parts + part[None, :], mask=mask, other=0.0)
+    if ADD:
+        hidden = tl.load(hidden_ptr + places, mask=exists, other=0.0)
+        gain = tl.load(gain_ptr + column)
     output = tl.zeros((ROWS, WIDTH), tl.float32)
     up = tl.zeros((ROWS, WIDTH), tl.float32)
     for start in range(0, depth, DEPTH):
@@ -93,7 +184,20 @@ def _linear(
         output = tl.dot(x, weight, output)
         if GATED:
             up = tl.dot(x, tl.load(weight_ptrs + width * depth + start), up)
+    if DIVIDE:
+        scale = tl.rsqrt(tl.sum(squares, axis=1) / depth + epsilon)[:, None]
+        output *= scale
+        up *= scale
+    if BIAS:
+        output += tl.load(bias_ptr + column).to(tl.float32)[None, :]
     if GATED:
         output = output * tl.sigmoid(output) * up
-    places = row[:, None] * width + column[None, :]
+    if ADD:
+        hidden += output.to(hidden.dtype)
+        tl.store(hidden_ptr + places, hidden, mask=exists)
+        wide = hidden.to(tl.float32)
+        sums = tl.sum(wide * wide, axis=1)
+        block = row * tl.num_programs(0) + tl.program_id(0)
+        tl.store(new_squares_ptr + block, sums, mask=row < rows)
+        output = wide * gain.to(tl.float32)[None, :]
     tl.store(output_ptr + places, output.to(output_ptr.dtype.element_ty), mask=exists)

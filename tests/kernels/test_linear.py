@@ -7,7 +7,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 pytest.importorskip("triton", reason="the kernels need Triton, which torch's CUDA builds bring")
 
-from scope.kernels.linear import gated_linear, linear
+from scope.kernels.linear import Normed, add_linear, gated_linear, linear, norm
 from scope.kernels.pointwise import add_and_norm, silu_and_multiply
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -18,25 +18,68 @@ def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> to
     return torch.randn(*shape, generator=generator).to(DEVICE, dtype)
 
 
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3}
+if DEVICE == "cuda":  # Triton's interpreter does not calculate in it
+    TOLERANCE[torch.bfloat16] = 4e-2
+
+
 @pytest.mark.parametrize("rows", [1, 5, 16, 17])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_linear(rows: int, dtype: torch.dtype) -> None:
-    x, weight = random(rows, 256, dtype=dtype), random(96, 256, seed=1, dtype=dtype) / 16
-    exact = functional.linear(x.double(), weight.double())
-    tolerance = 1e-4 if dtype == torch.float32 else 5e-3
-    torch.testing.assert_close(linear(x, weight).double(), exact, rtol=0, atol=tolerance)
-    weight = torch.cat([weight, weight.flip(0)[:32]])
-    gate, up = functional.linear(x.double(), weight.double()).chunk(2, dim=1)
-    torch.testing.assert_close(
-        gated_linear(x, weight).double(), functional.silu(gate) * up, rtol=0, atol=tolerance
-    )
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("biased", [False, True])
+def test_linear(rows: int, dtype: torch.dtype, biased: bool) -> None:
+    x, weight = random(rows, 256, dtype=dtype), random(128, 256, seed=1, dtype=dtype) / 16
+    bias = random(128, seed=2, dtype=dtype) if biased else None
+    exact = functional.linear(x.double(), weight.double(), bias.double() if biased else None)
+    close(linear(x, weight, bias), exact, TOLERANCE[dtype])
+    weight = torch.cat([weight, weight.flip(0)])
+    bias = torch.cat([bias, bias.flip(0)]) if biased else None
+    exact = functional.linear(x.double(), weight.double(), bias.double() if biased else None)
+    gate, up = exact.chunk(2, dim=1)
+    gated = gated_linear(Normed(x, epsilon=0.0), weight, bias)
+    close(gated, functional.silu(gate) * up, 2 * TOLERANCE[dtype])
 
 
-def test_linear_with_bias() -> None:
-    x, weight, bias = random(3, 256), random(64, 256, seed=1), random(64, seed=2)
-    torch.testing.assert_close(linear(x, weight, bias), functional.linear(x, weight, bias))
-    gate, up = functional.linear(x, weight, bias).chunk(2, dim=1)
-    torch.testing.assert_close(gated_linear(x, weight, bias), functional.silu(gate) * up)
+@pytest.mark.parametrize("rows", [1, 5, 16, 17])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("own_launch", [False, True])
+def test_norm_between_linears(
+    rows: int, dtype: torch.dtype, biased: bool, own_launch: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether a norm has its own launch or is left to the linears on both sides of it."""
+    monkeypatch.setattr("scope.kernels.linear._WIDE_RANGE", () if own_launch else tuple(TOLERANCE))
+    x, hidden = random(rows, 256, dtype=dtype), 9 * random(rows, 256, seed=1, dtype=dtype)
+    weight, bias = random(256, 256, seed=2, dtype=dtype) / 16, None
+    after = LlamaRMSNorm(256, eps=0.1).to(DEVICE)
+    after.weight.data = random(256, seed=4, dtype=dtype)
+    if biased:
+        bias = random(256, seed=3, dtype=dtype)
+    stream = hidden.clone()
+    normed = add_linear(stream, x, weight, bias, after.weight, after.variance_epsilon)
+    left_over = not own_launch and rows <= 16 and dtype != torch.float32
+    assert (normed.squares is not None) == left_over
+    expected = hidden + functional.linear(x, weight, bias)
+    close(stream, expected.double(), 4 * TOLERANCE[dtype])
+    wide = stream.double()
+    exact = wide * torch.rsqrt(wide.pow(2).mean(dim=1, keepdim=True) + 0.1) * after.weight.double()
+    close(normed.divided(), exact, 2 * TOLERANCE[dtype])
+    following = weight.roll(5, 0)
+    exact = functional.linear(exact, following.double())
+    close(linear(normed, following), exact, 2 * TOLERANCE[dtype])
+    gated = gated_linear(normed, torch.cat([following, weight]))
+    gate, up = exact, functional.linear(normed.divided().double(), weight.double())
+    close(gated, functional.silu(gate) * up, 4 * TOLERANCE[dtype])
+
+
+def test_first_norm() -> None:
+    hidden, module = random(3, 64), LlamaRMSNorm(64).to(DEVICE)
+    module.weight.data = random(64, seed=3)
+    normed = norm(hidden, module.weight, module.variance_epsilon)
+    torch.testing.assert_close(normed.divided(), module(hidden))
+
+
+def close(actual: torch.Tensor, exact: torch.Tensor, tolerance: float) -> None:
+    torch.testing.assert_close(actual.double(), exact, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("width", [64, 1500])
