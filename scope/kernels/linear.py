@@ -1,8 +1,8 @@
 # ruff: noqa: ANN202  (what a kernel returns, Triton knows)
 """Linear layers for a handful of rows, where only the weights' bytes count.
 
-Up to 16 rows, or 32 with the gate, one Triton kernel streams the weights better than cuBLAS does,
-which splits the depth and adds the parts up in a launch of its own; beyond, cuBLAS is as good.
+Up to 32 rows one Triton kernel streams the weights better than cuBLAS does, which splits the depth
+and adds the parts up in a launch of its own; beyond, cuBLAS is as good.
 
 Each launch costs microseconds beside its bytes, so RMSNorm has none of its own there. Dividing by
 the root mean square commutes with a matrix product: whoever adds to the residual stream also
@@ -58,17 +58,15 @@ def norm(hidden: Tensor, gain: Tensor, epsilon: float) -> Normed:
 def linear(x: Normed | Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x weight + bias`` of ``[B, k]``, ``[n, k]`` and ``[n]``: ``[B, n]``."""
     x = x if isinstance(x, Normed) else Normed(x, epsilon=0.0)
-    if len(x.states) <= 16 and _suits(x.states, weight):
-        return _launch(x, weight, bias, weight.shape[0], (32, 128, 8))
+    if _suits(x.states, weight):
+        return _launch(x, weight, bias, weight.shape[0], _blocks(weight.shape[0]))
     return functional.linear(x.divided(), weight, bias)
 
 
 def gated_linear(x: Normed, gate_up: Tensor, bias: Tensor | None = None) -> Tensor:
     """``silu(x gate) * (x up)`` of ``[B, k]`` and ``[2n, k]``, gate before up: ``[B, n]``."""
-    rows = len(x.states)
-    if rows <= 32 and bias is None and _suits(x.states, gate_up):
-        blocks = (32, 256, 4) if rows <= 16 else (64, 128, 5)
-        return _launch(x, gate_up, None, gate_up.shape[0] // 2, blocks, gated=True)
+    if bias is None and _suits(x.states, gate_up):
+        return _launch(x, gate_up, None, gate_up.shape[0] // 2, (64, 128, 4), gated=True)
     return silu_and_multiply(functional.linear(x.divided(), gate_up, bias))
 
 
@@ -76,9 +74,9 @@ def add_linear(
     hidden: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, gain: Tensor, epsilon: float
 ) -> Normed:
     """Add ``x weight + bias`` to the residual stream ``[B, n]``, in place: its RMSNorm."""
-    if len(x) > 16 or x.dtype not in _WIDE_RANGE or not _suits(x, weight):
+    if x.dtype not in _WIDE_RANGE or not _suits(x, weight):
         return Normed(add_and_norm(hidden, linear(x, weight, bias), gain, epsilon), epsilon)
-    width, blocks = weight.shape[0], (32, 128, 8)
+    width, blocks = weight.shape[0], _blocks(weight.shape[0])
     squares = x.new_empty(len(x), width // blocks[0], dtype=torch.float32)
     stream = (hidden, gain, squares)
     states = _launch(Normed(x, epsilon), weight, bias, width, blocks, stream=stream)
@@ -87,11 +85,17 @@ def add_linear(
 
 def _suits(x: Tensor, weight: Tensor) -> bool:
     return (
-        x.dtype in (torch.bfloat16, torch.float16)
+        len(x) <= 32
+        and x.dtype in (torch.bfloat16, torch.float16)
         and weight.shape[0] % 128 == 0
         and weight.shape[1] % 256 == 0
         and shared_memory(x.device) >= _SHARED_MEMORY
     )
+
+
+def _blocks(width: int) -> tuple[int, int, int]:
+    """Wide blocks, where they still occupy most of a large GPU."""
+    return (64, 128, 6) if width >= 6144 else (32, 128, 8)
 
 
 def _launch(
@@ -161,43 +165,42 @@ def _linear(
     DEPTH: tl.constexpr,
     PARTS: tl.constexpr,
 ):
+    # A block of weights is the left factor and fills the tensor cores; the rows are few.
     row = tl.arange(0, ROWS)
-    exists = (row < rows)[:, None]
+    exists = (row < rows)[None, :]
     column = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
-    places = row[:, None] * width + column[None, :]
+    places = row[None, :] * width + column[:, None]
     k = tl.arange(0, DEPTH)
-    x_ptrs = x_ptr + row[:, None] * depth + k[None, :]
-    weight_ptrs = weight_ptr + column[None, :].to(tl.int64) * depth + k[:, None]
-    # What comes after the loop is asked for before it.
+    x_ptrs = x_ptr + row[None, :] * depth + k[:, None]
+    weight_ptrs = weight_ptr + column[:, None].to(tl.int64) * depth + k[None, :]
     if DIVIDE:
         part = tl.arange(0, PARTS)
-        mask = exists & (part < parts)[None, :]
+        mask = (row < rows)[:, None] & (part < parts)[None, :]
         squares = tl.load(squares_ptr + row[:, None] * parts + part[None, :], mask=mask, other=0.0)
-    if ADD:
-        hidden = tl.load(hidden_ptr + places, mask=exists, other=0.0)
-        gain = tl.load(gain_ptr + column)
-    output = tl.zeros((ROWS, WIDTH), tl.float32)
-    up = tl.zeros((ROWS, WIDTH), tl.float32)
+    output = tl.zeros((WIDTH, ROWS), tl.float32)
+    up = tl.zeros((WIDTH, ROWS), tl.float32)
     for start in range(0, depth, DEPTH):
         weight = tl.load(weight_ptrs + start)
         x = tl.load(x_ptrs + start, mask=exists, other=0.0)
-        output = tl.dot(x, weight, output)
+        output = tl.dot(weight, x, output)
         if GATED:
-            up = tl.dot(x, tl.load(weight_ptrs + width * depth + start), up)
+            up = tl.dot(tl.load(weight_ptrs + width * depth + start), x, up)
     if DIVIDE:
-        scale = tl.rsqrt(tl.sum(squares, axis=1) / depth + epsilon)[:, None]
+        scale = tl.rsqrt(tl.sum(squares, axis=1) / depth + epsilon)[None, :]
         output *= scale
         up *= scale
     if BIAS:
-        output += tl.load(bias_ptr + column).to(tl.float32)[None, :]
+        output += tl.load(bias_ptr + column).to(tl.float32)[:, None]
     if GATED:
         output = output * tl.sigmoid(output) * up
     if ADD:
+        # Loaded before the loop, this would hold up the weights.
+        hidden = tl.load(hidden_ptr + places, mask=exists, other=0.0)
+        gain = tl.load(gain_ptr + column).to(tl.float32)
         hidden += output.to(hidden.dtype)
         tl.store(hidden_ptr + places, hidden, mask=exists)
         wide = hidden.to(tl.float32)
-        sums = tl.sum(wide * wide, axis=1)
         block = row * tl.num_programs(0) + tl.program_id(0)
-        tl.store(new_squares_ptr + block, sums, mask=row < rows)
-        output = wide * gain.to(tl.float32)[None, :]
+        tl.store(new_squares_ptr + block, tl.sum(wide * wide, axis=0), mask=row < rows)
+        output = wide * gain[:, None]
     tl.store(output_ptr + places, output.to(output_ptr.dtype.element_ty), mask=exists)

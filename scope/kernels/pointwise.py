@@ -35,6 +35,14 @@ def silu_and_multiply(gate_up: Tensor) -> Tensor:
     return output
 
 
+def argmax(logits: Tensor) -> Tensor:
+    """Index of the largest of each row of ``[B, n]``, the first of equals: ``[B]`` int64."""
+    rows, width = logits.shape
+    output = torch.empty(rows, dtype=torch.int64, device=logits.device)
+    _argmax[rows,](logits, output, width, BLOCK=2**15, num_warps=32)
+    return output
+
+
 @triton.jit
 def _add_and_norm(
     hidden_ptr,
@@ -72,3 +80,18 @@ def _silu_and_multiply(gate_up_ptr, output_ptr, width, BLOCK: tl.constexpr):
     wide = gate.to(tl.float32)
     silu = (wide * tl.sigmoid(wide)).to(gate.dtype)
     tl.store(output_ptr + row * width + column, silu * up, mask=inside)
+
+
+@triton.jit
+def _argmax(logits_ptr, output_ptr, width, BLOCK: tl.constexpr):
+    row = tl.program_id(0)
+    largest, where = float("-inf"), 0
+    for start in range(0, width, BLOCK):
+        column = start + tl.arange(0, BLOCK)
+        logits = tl.load(
+            logits_ptr + row * width + column, mask=column < width, other=float("-inf")
+        )
+        value, index = tl.max(logits.to(tl.float32), axis=0, return_indices=True)
+        where = tl.where(value > largest, start + index, where)
+        largest = tl.maximum(value, largest)
+    tl.store(output_ptr + row, where)

@@ -1,10 +1,12 @@
 """A decode step in kernels, and on a GPU its graph, give what the plain model gives."""
 
 from collections.abc import Iterator
+from copy import deepcopy
 
 import pytest
 import torch
 from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from scope import Compression, Fidelity, SlotCache, patch
 from scope.cache import cache as cache_module
@@ -81,6 +83,52 @@ def test_tokens_of_the_graph(compression: Compression, plain: pytest.MonkeyPatch
         session = Session(model, compression, PROMPTS, steps)
         assert dict(generate(session, steps, ())) == expected
     assert session._fast._graph is not None
+
+
+@on_gpu
+@pytest.mark.parametrize("strategy", ["None", "slide", "adaptive", "discontinuous", "h2o", "slm"])
+@pytest.mark.parametrize("batch", [3, 40])
+def test_bfloat16_is_as_exact_as_plain(
+    strategy: str, batch: int, plain: pytest.MonkeyPatch
+) -> None:
+    """Along the same tokens the graph is as close to float32 as the plain model in bfloat16 is.
+
+    Neither can be much closer to the other: what is rounded differently also leaves differently.
+    """
+    exact = _model_of_whole_blocks()
+    rounded = deepcopy(exact).bfloat16()
+    exact.load_state_dict({name: w.float() for name, w in rounded.state_dict().items()})
+    compression = Compression("H2O", strategy, **SIZES)
+    prompts = [random_tokens(length, seed=length) for length in range(60, 60 + batch)]
+    text = torch.randint(200, (100, batch), generator=torch.Generator().manual_seed(2)).cuda()
+
+    def logits(model: PreTrainedModel) -> torch.Tensor:
+        with patch(model), torch.inference_mode():
+            session = Session(model, compression, prompts, len(text))
+            session.prefill()
+            return torch.stack([session.step(tokens).float().clone() for tokens in text])
+
+    with pytest.warns(UserWarning, match="the slow way"):
+        reference, plainly = logits(exact), logits(rounded)
+    plain.undo()
+    error, usual = ((found - reference).square().mean() for found in (logits(rounded), plainly))
+    assert error <= 1.2 * usual
+    assert usual < 0.05 * reference.var()
+
+
+def _model_of_whole_blocks() -> LlamaForCausalLM:
+    """Of a size that the Triton linears take."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=512,
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=3,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        initializer_range=0.1,
+    )
+    return LlamaForCausalLM(config).cuda().eval()
 
 
 @on_gpu
