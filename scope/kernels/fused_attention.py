@@ -310,45 +310,39 @@ def _finish(
         # A protected token's slot is its rank, and no slot beyond the newest rank was ever taken.
         start = tl.minimum(protected, newest)
         end = tl.minimum(newest + 1, slots)
-        for first in range(start, end, BLOCK):
-            slot = first + tl.arange(0, BLOCK)
-            inside = slot < end
-            is_new = slot == new_slot
-            is_free = (tl.load(ranks_ptr + slot, mask=inside, other=0) == _FREE) & ~is_new
-            vacant = tl.minimum(vacant, tl.min(tl.where(is_free, slot, vacant)))
-            if SCORE == "cumulative":
-                score = tl.load(scores_ptr + slot, mask=inside & ~is_new, other=0.0)
-                score += _received(
-                    logits_ptr, slots, slot, inside, maximum, total, g, GROUP, MEAN, SCORE_DTYPE
-                )
-                tl.store(scores_ptr + slot, score, mask=inside)
-        tl.debug_barrier()
-        # Losers leave in order, so whoever comes after the last one is still there.
+        losses = tl.load(losses_ptr + row)
+        # Losers leave in order, so whoever comes after the last one is still there. The first round
+        # also looks for a free slot and adds to the scores.
         last_key, last_slot = _FIRST, -1
-        for _ in range(tl.load(losses_ptr + row)):
+        for loss in range(tl.maximum(losses, 1)):
             least, loser = _LAST, slots
             for first in range(start, end, BLOCK):
                 slot = first + tl.arange(0, BLOCK)
                 inside = slot < end
+                is_new = slot == new_slot
                 rank = tl.load(ranks_ptr + slot, mask=inside, other=_FREE).to(tl.int64)
+                is_free = inside & (rank == _FREE) & ~is_new
+                vacant = tl.minimum(vacant, tl.min(tl.where(is_free, slot, vacant)))
                 if SCORE == "recent":
                     key = rank
                 elif SCORE == "random":
                     key = _hash(rank + 1_000_003 * head + 1_000_000_007 * tl.cast(layer, tl.int64))
                 else:
+                    worth = _received(
+                        logits_ptr, slots, slot, inside, maximum, total, g, GROUP, MEAN, SCORE_DTYPE
+                    )
                     if SCORE == "cumulative":
-                        worth = tl.load(scores_ptr + slot, mask=inside, other=0.0)
-                    else:
-                        worth = _received(
-                            logits_ptr, slots, slot, inside, maximum, total, g,
-                            GROUP, MEAN, SCORE_DTYPE,
-                        )  # fmt: skip
+                        score = tl.load(scores_ptr + slot, mask=inside & ~is_new, other=0.0)
+                        worth = tl.where(loss == 0, score + worth, score)
+                        tl.store(scores_ptr + slot, worth, mask=inside & (loss == 0))
                     key = (worth.to(tl.int32, bitcast=True).to(tl.int64) << 32) - rank
-                may_go = (rank >= protected) & (rank <= newest - recent) & (slot != new_slot)
+                may_go = (rank >= protected) & (rank <= newest - recent) & ~is_new & (losses > 0)
                 may_go &= (key > last_key) | ((key == last_key) & (slot > last_slot))
                 key, place = tl.min(tl.where(may_go, key, _LAST), axis=0, return_indices=True)
                 loser = tl.where(key < least, first + place, loser)
                 least = tl.minimum(key, least)
+            if SCORE == "cumulative":
+                tl.debug_barrier()  # the next round reads the scores
             tl.store(positions_ptr + loser, _FREE, mask=loser < slots)
             tl.store(ranks_ptr + loser, _FREE, mask=loser < slots)
             vacant = tl.minimum(vacant, loser)

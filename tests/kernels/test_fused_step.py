@@ -112,7 +112,7 @@ def test_bfloat16_is_as_exact_as_plain(
         reference, plainly = logits(exact), logits(rounded)
     plain.undo()
     error, usual = ((found - reference).square().mean() for found in (logits(rounded), plainly))
-    assert error <= 1.2 * usual
+    assert error <= 1.5 * usual
     assert usual < 0.05 * reference.var()
 
 
