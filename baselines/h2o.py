@@ -28,8 +28,11 @@ class H2O(ScoredCompressor):
 
     def scores(self, attention: PromptAttention) -> Tensor:
         window_start = attention.length - self.window_size
-        first_causal_row = 0 if self.causal_prefill_scores else window_start
-        return attention.column_sums(first_causal_row=first_causal_row)[:, :window_start]
+        if self.causal_prefill_scores:
+            received = attention.received
+        else:
+            received = attention.column_sums(first_causal_row=window_start)
+        return received[:, :window_start]
 
 
 @dataclass(frozen=True)

@@ -236,7 +236,7 @@ class SlotCache(Cache):
             # A unified H2O goes on from what the prompt's own queries gave; a decode pool starts
             # empty, and its tokens at 0.
             continues = self.strategy.unified and self._score == "cumulative"
-            received = attention.column_sums() if continues else None
+            received = attention.received if continues else None
             layer.write_prompt(row, attention.keys, values[i, :, start:], kept, received)
         if layer_idx == len(self.layers) - 1:
             self._admitted = None

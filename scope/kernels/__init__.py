@@ -1,4 +1,4 @@
-"""Attention of one decode step over the slots of a cache."""
+"""Attention of one decode step over the slots of a cache, and column sums of a prompt's."""
 
 from importlib.util import find_spec
 
@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 
-def has_kernels_for(slots: Tensor) -> bool:
-    """Whether `fused_attention` can work on keys ``[..., D]``: on a GPU, with Triton installed."""
-    head_dim = slots.shape[-1]
+def has_kernels_for(keys: Tensor) -> bool:
+    """Whether the Triton kernels can work on keys ``[..., D]``: on a GPU, with Triton installed."""
+    head_dim = keys.shape[-1]
     return (
-        slots.is_cuda
+        keys.is_cuda
         and find_spec("triton") is not None
-        and slots.dtype in (torch.bfloat16, torch.float16, torch.float32)
+        and keys.dtype in (torch.bfloat16, torch.float16, torch.float32)
         and head_dim in (16, 32, 64, 128)
     )
 

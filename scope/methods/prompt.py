@@ -1,15 +1,21 @@
 """What a prefill compressor sees of one prompt in one layer: how often each token was attended."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from scope.kernels import has_kernels_for
+
 GroupReduction = Literal["mean", "max"]
 
-# Query rows scored at once. Peak memory is H_q x rows x L floats, so it stays linear in L.
+# Of the torch path: most query rows scored at once, and what a block of them may take. A logit, its
+# probability in float32 and the rounded one are at most so many bytes.
 _ROWS_PER_BLOCK = 256
+_BYTES_PER_BLOCK = 2**28
+_BYTES_PER_LOGIT = 12
 
 
 def reduce_group(values: Tensor, reduction: GroupReduction) -> Tensor:
@@ -45,28 +51,58 @@ class PromptAttention:
     def length(self) -> int:
         return self.keys.shape[1]
 
+    @cached_property
+    def received(self) -> Tensor:
+        """Causal attention that every key receives from all queries: ``column_sums()``, once."""
+        return self.column_sums()
+
     def column_sums(self, first_row: int = 0, first_causal_row: int = 0) -> Tensor:
         """Attention that every key receives, summed over the queries from ``first_row`` on.
 
         Rows before ``first_causal_row`` attend to the whole prompt, as in the published SCOPE code;
-        the others are causal. Computed in blocks of rows: ``[H, L, L]`` never exists.
+        the others are causal. ``[H, L, L]`` never exists: memory is linear in L.
 
         Returns:
             ``[H, L]`` float32.
         """
+        # The kernel gives a block of rows to one program, so the few of an observation window would
+        # leave a GPU idle; a matrix product shares out their many columns.
+        if self.length - first_row > _ROWS_PER_BLOCK and has_kernels_for(self.keys):
+            from scope.kernels.column_sums import column_sums
+
+            sums = column_sums(
+                self.queries,
+                self.keys,
+                self.scaling,
+                self.sliding_window,
+                self.score_dtype,
+                first_row,
+                first_causal_row,
+            )
+        else:
+            sums = self._column_sums(first_row, first_causal_row)
+        sums = sums.view(self.keys.shape[0], -1, self.length).to(self.score_dtype)
+        return reduce_group(sums, self.reduction).float()
+
+    def _column_sums(self, first_row: int, first_causal_row: int) -> Tensor:
+        """``[H_q, L]`` float32, in blocks of rows that take no more columns than they look at."""
         heads, length, head_dim = self.keys.shape
-        group = self.queries.shape[0] // heads
-        queries = self.queries.view(heads, group, length, head_dim)
+        num_queries = self.queries.shape[0]
+        grouped = self.queries.view(heads, -1, length, head_dim)
+        sums = grouped.new_zeros(heads, grouped.shape[1], length, dtype=torch.float32)
         columns = torch.arange(length, device=self.keys.device)
-        sums = torch.zeros(heads, group, length, dtype=torch.float32, device=self.keys.device)
-        for start in range(first_row, length, _ROWS_PER_BLOCK):
-            rows = columns[start : start + _ROWS_PER_BLOCK, None]
-            block = queries[:, :, start : start + _ROWS_PER_BLOCK].flatten(1, 2)
-            logits = (block @ self.keys.transpose(1, 2)) * self.scaling
-            hidden = (columns > rows) & (rows >= first_causal_row)
+        block = _BYTES_PER_BLOCK // (_BYTES_PER_LOGIT * num_queries * length)
+        block = min(max(block, 1), _ROWS_PER_BLOCK)
+        for start in range(first_row, length, block):
+            stop = min(start + block, length)
+            end = length if start < first_causal_row else stop
+            queries = grouped[:, :, start:stop].flatten(1, 2)
+            logits = (queries @ self.keys[:, :end].transpose(1, 2)).mul_(self.scaling)
+            rows = columns[start:stop, None]
+            hidden = (columns[:end] > rows) & (rows >= first_causal_row)
             if self.sliding_window is not None:
-                hidden |= columns <= rows - self.sliding_window
-            logits = logits.view(heads, group, -1, length).masked_fill(hidden, -torch.inf)
+                hidden |= columns[:end] <= rows - self.sliding_window
+            logits = logits.view(heads, -1, stop - start, end).masked_fill_(hidden, -torch.inf)
             probabilities = logits.softmax(dim=-1, dtype=torch.float32).to(self.score_dtype)
-            sums += probabilities.sum(dim=2, dtype=torch.float32)
-        return reduce_group(sums.to(self.score_dtype), self.reduction).float()
+            sums[..., :end] += probabilities.sum(dim=2, dtype=torch.float32)
+        return sums.flatten(0, 1)

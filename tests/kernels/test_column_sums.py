@@ -1,0 +1,151 @@
+"""The kernels that add up a prompt's attention give what the plain torch path gives."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from scope.methods import prompt
+from scope.methods.prompt import PromptAttention
+
+pytest.importorskip("triton", reason="the kernels need Triton, which torch's CUDA builds bring")
+
+from scope.kernels.column_sums import column_sums
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+SCALING = 0.3
+# The interpreter cuts numbers off where a GPU rounds them to bfloat16.
+ROUNDED = [torch.float16] if DEVICE == "cpu" else [torch.float16, torch.bfloat16]
+
+
+@dataclass
+class Case:
+    """One prompt in one layer; what is given to `column_sums` as in its docstring."""
+
+    length: int = 150
+    heads: int = 1
+    group: int = 2
+    head_dim: int = 16
+    window: int | None = None
+    first_row: int = 0
+    first_causal_row: int = 0
+
+    def states(self, dtype: torch.dtype = torch.float32, seed: int = 0) -> tuple[Tensor, Tensor]:
+        """Queries and keys, with the strides that they have in a model."""
+        random = torch.Generator().manual_seed(seed)
+        return tuple(
+            torch.randn(self.length, heads, self.head_dim, generator=random)
+            .to(DEVICE, dtype)
+            .transpose(0, 1)
+            for heads in (self.heads * self.group, self.heads)
+        )
+
+    def sums(
+        self, queries: Tensor, keys: Tensor, score_dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        rows = (self.first_row, self.first_causal_row)
+        return column_sums(queries, keys, SCALING, self.window, score_dtype, *rows)
+
+    def exact(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """Of every query head, in float64, which the kernels are not for."""
+        keys = keys.double().repeat_interleave(self.group, 0)
+        attention = PromptAttention(queries.double(), keys, SCALING, self.window)
+        return attention.column_sums(self.first_row, self.first_causal_row)
+
+
+CASES = {
+    "one block": Case(length=20),
+    "one token": Case(length=1),
+    "whole blocks": Case(length=128),
+    "many blocks": Case(length=200, group=1),
+    "one row too many": Case(length=65),
+    "odd group": Case(group=3, heads=2, length=70),
+    "head dim 128": Case(head_dim=128, length=70),
+    "window over blocks": Case(window=90, length=200, group=1),
+    "window in a block": Case(window=9),
+    "window of one": Case(window=1, length=70),
+    "last rows": Case(first_row=130),
+    "later half": Case(first_row=77),
+    "later half in a window": Case(first_row=77, window=20),
+    "not causal": Case(first_causal_row=150),
+    "not causal but for the last": Case(first_causal_row=142),
+    "not causal at first": Case(first_causal_row=70),
+    "not causal in a window": Case(first_causal_row=80, window=40),
+    "from the middle, not causal": Case(first_row=50, first_causal_row=100),
+    "from the middle, causal": Case(first_row=100, first_causal_row=50),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_equals_torch(case: Case) -> None:
+    queries, keys = case.states()
+    torch.testing.assert_close(case.sums(queries, keys), case.exact(queries, keys))
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_every_row_gives_one(case: Case) -> None:
+    sums = case.sums(*case.states(seed=1))
+    rows = torch.full(sums.shape[:1], case.length - case.first_row, dtype=torch.float32)
+    torch.testing.assert_close(sums.sum(dim=1), rows.to(DEVICE))
+
+
+def test_one_huge_logit() -> None:
+    case = Case(window=90, length=130)
+    queries, keys = case.states(seed=2)
+    keys[:, 7] *= 1000.0
+    torch.testing.assert_close(
+        case.sums(queries, keys), case.exact(queries, keys), rtol=1e-3, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("score_dtype", ROUNDED)
+def test_probabilities_are_rounded_before_they_are_added(score_dtype: torch.dtype) -> None:
+    case = Case(length=100, first_causal_row=100)
+    queries, keys = case.states(seed=3)
+    sums = case.sums(queries.zero_(), keys, score_dtype)
+    expected = torch.tensor(1 / 100).to(score_dtype).float() * 100
+    assert abs(expected - 1) > 1e-4
+    torch.testing.assert_close(sums, expected.expand_as(sums).to(DEVICE))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "max"])
+@pytest.mark.parametrize("score_dtype", [torch.float32, *ROUNDED])
+def test_takes_the_place_of_torch(
+    reduction: str, score_dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there are kernels, rows enough for them go there and give the same scores."""
+    monkeypatch.setattr(prompt, "_ROWS_PER_BLOCK", 32)
+    sums = []
+    for kernels in (False, True):
+        monkeypatch.setattr(prompt, "has_kernels_for", lambda keys, has=kernels: has)
+        queries, keys = Case(heads=2, length=70).states(seed=4)
+        attention = PromptAttention(
+            queries, keys, SCALING, reduction=reduction, score_dtype=score_dtype
+        )
+        sums.append(attention.column_sums())
+    # Sums next to the middle between two numbers of the score dtype may go to either.
+    tolerance = max(2 * torch.finfo(score_dtype).eps, 1e-5)
+    torch.testing.assert_close(*sums, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="half precision is checked on a GPU")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("head_dim", [16, 64, 128])
+@pytest.mark.parametrize("window", [None, 700])
+def test_half_precision(dtype: torch.dtype, head_dim: int, window: int | None) -> None:
+    case = Case(length=3001, heads=2, group=4, head_dim=head_dim, window=window)
+    queries, keys = case.states(dtype, seed=5)
+    torch.testing.assert_close(
+        case.sums(queries, keys), case.exact(queries, keys).float(), rtol=1e-3, atol=1e-3
+    )
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU's count of memory")
+def test_memory_is_linear() -> None:
+    case = Case(length=20_000, heads=2, group=4, head_dim=64)
+    queries, keys = case.states(torch.bfloat16)
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    sums = case.sums(queries, keys)
+    assert torch.cuda.max_memory_allocated() - before <= 3 * sums.nbytes
