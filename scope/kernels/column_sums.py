@@ -14,9 +14,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Masks a logit. It is finite, so that a row that sees nothing yet has no infinity to subtract; what
-# such a row collects is multiplied by 0 at the first key that it does see.
-_HIDDEN = tl.constexpr(-1e38)
+# Masks a product. It is finite, so that a row that sees nothing yet has no infinity to subtract;
+# what such a row collects is multiplied by 0 at the first key that it does see.
+_HIDDEN = tl.constexpr(-1e30)
 
 
 def column_sums(
@@ -33,7 +33,7 @@ def column_sums(
     Args:
         queries: ``[H_q, L, D]``, any strides but for D.
         keys: ``[H, L, D]``, H dividing H_q; likewise.
-        scaling: factor on the query-key products.
+        scaling: factor above 0 on the query-key products.
         sliding_window: how many tokens back a query may look, itself included; None for all.
         score_dtype: probabilities are rounded to it before they are added up, in float32.
         first_row: rows before it are left out.
@@ -50,7 +50,6 @@ def column_sums(
         queries,
         keys,
         log_sum_exp,
-        sums,
         *queries.stride()[:2],
         *keys.stride()[:2],
         length,
@@ -64,16 +63,18 @@ def column_sums(
         "HEAD_DIM": head_dim,
         **options,
     }
-    _log_sum_exp[triton.cdiv(length - first_row, stationary), num_queries](
-        *arguments, ROWS=stationary, COLUMNS=streamed, **constants
-    )
-    _sum_columns[triton.cdiv(length, stationary), num_queries](
-        *arguments,
-        ROWS=streamed,
-        COLUMNS=stationary,
-        SCORE_DTYPE=getattr(tl, str(score_dtype).removeprefix("torch.")),
-        **constants,
-    )
+    with torch.cuda.device_of(keys):  # a model may be spread over several
+        _log_sum_exp[triton.cdiv(length - first_row, stationary), num_queries](
+            *arguments, ROWS=stationary, COLUMNS=streamed, **constants
+        )
+        _sum_columns[triton.cdiv(length, stationary), num_queries](
+            sums,
+            *arguments,
+            ROWS=streamed,
+            COLUMNS=stationary,
+            SCORE_DTYPE=getattr(tl, str(score_dtype).removeprefix("torch.")),
+            **constants,
+        )
     return sums
 
 
@@ -89,7 +90,6 @@ def _log_sum_exp(
     queries_ptr,
     keys_ptr,
     log_sum_exp_ptr,
-    sums_ptr,
     query_head_stride,
     query_stride,
     key_head_stride,
@@ -144,23 +144,23 @@ def _add_columns(
 ):  # fmt: skip
     """Take a block of keys into the running maximum and sum of each row."""
     key = _load(keys_ptr, key_stride, first_column, length, COLUMNS, HEAD_DIM, WHOLE)
-    logits = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
+    products = tl.dot(query, tl.trans(key), input_precision="ieee")
     if not WHOLE:
         row = first_row + tl.arange(0, ROWS)[:, None]
         column = first_column + tl.arange(0, COLUMNS)[None, :]
         visible = _visible(row, column, length, first_causal_row, WINDOW)
-        logits = tl.where(visible, logits, _HIDDEN)
-    highest = tl.maximum(maximum, tl.max(logits, axis=1))
+        products = tl.where(visible, products, _HIDDEN)
+    highest = tl.maximum(maximum, tl.max(products, axis=1) * scale)
     total *= tl.exp2(maximum - highest)
-    return highest, total + tl.sum(tl.exp2(logits - highest[:, None]), axis=1)
+    return highest, total + tl.sum(tl.exp2(products * scale - highest[:, None]), axis=1)
 
 
 @triton.jit(do_not_specialize=["length", "first_row", "first_causal_row"])
 def _sum_columns(
+    sums_ptr,
     queries_ptr,
     keys_ptr,
     log_sum_exp_ptr,
-    sums_ptr,
     query_head_stride,
     query_stride,
     key_head_stride,
@@ -184,15 +184,15 @@ def _sum_columns(
     # The first columns are seen by most rows, so starting in order starts with the longest.
     first = tl.program_id(0) * COLUMNS
     key = _load(keys_ptr, key_stride, first, length, COLUMNS, HEAD_DIM, False)
-    # As in `_log_sum_exp`, with rows and columns changing places. Behind rows that look at all of
-    # the prompt there is no second stretch of whole tiles: that few causal rows need none.
+    # As in `_log_sum_exp`, with rows and columns changing places. After rows that look at the whole
+    # prompt, every tile of causal rows is masked: the published code has a few of them only.
     end, seeing_all = length, length
     if WINDOW:
         end = tl.minimum(first + COLUMNS - 1 + WINDOW, length)
         seeing_all = tl.minimum(first + WINDOW, length)
     if first_row < first_causal_row:
-        start = first_row + 0
-        whole_start = start
+        start = first_row
+        whole_start = first_row
         seeing_all = tl.minimum(seeing_all, first_causal_row)
     else:
         start = tl.maximum(first_row, first)
@@ -225,12 +225,12 @@ def _add_rows(
     query = _load(queries_ptr, query_stride, first_row, length, ROWS, HEAD_DIM, WHOLE)
     row = first_row + tl.arange(0, ROWS)
     log_sum_exp = tl.load(log_sum_exp_ptr + row, mask=row < length, other=0.0)
-    logits = tl.dot(key, tl.trans(query), input_precision="ieee") * scale
+    products = tl.dot(key, tl.trans(query), input_precision="ieee")
     if not WHOLE:
         column = first_column + tl.arange(0, COLUMNS)[:, None]
         visible = _visible(row[None, :], column, length, first_causal_row, WINDOW)
-        logits = tl.where(visible, logits, _HIDDEN)
-    probabilities = tl.exp2(logits - log_sum_exp[None, :])
+        products = tl.where(visible, products, _HIDDEN)
+    probabilities = tl.exp2(products * scale - log_sum_exp[None, :])
     return sums + tl.sum(probabilities.to(SCORE_DTYPE).to(tl.float32), axis=1)
 
 
