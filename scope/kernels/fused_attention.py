@@ -312,17 +312,20 @@ def _finish(
         end = tl.minimum(newest + 1, slots)
         losses = tl.load(losses_ptr + row)
         # Losers leave in order, so whoever comes after the last one is still there. The first round
-        # also looks for a free slot and adds to the scores.
+        # also looks for a free slot and adds to the scores. Each lane keeps the best of its slots;
+        # they are compared once a round.
         last_key, last_slot = _FIRST, -1
         for loss in range(tl.maximum(losses, 1)):
-            least, loser = _LAST, slots
+            least = tl.full((BLOCK,), _LAST, tl.int64)
+            loser = tl.full((BLOCK,), 0, tl.int32) + slots
+            free = loser
             for first in range(start, end, BLOCK):
                 slot = first + tl.arange(0, BLOCK)
                 inside = slot < end
                 is_new = slot == new_slot
                 rank = tl.load(ranks_ptr + slot, mask=inside, other=_FREE).to(tl.int64)
                 is_free = inside & (rank == _FREE) & ~is_new
-                vacant = tl.minimum(vacant, tl.min(tl.where(is_free, slot, vacant)))
+                free = tl.where(is_free, tl.minimum(free, slot), free)
                 if SCORE == "recent":
                     key = rank
                 elif SCORE == "random":
@@ -338,15 +341,17 @@ def _finish(
                     key = (worth.to(tl.int32, bitcast=True).to(tl.int64) << 32) - rank
                 may_go = (rank >= protected) & (rank <= newest - recent) & ~is_new & (losses > 0)
                 may_go &= (key > last_key) | ((key == last_key) & (slot > last_slot))
-                key, place = tl.min(tl.where(may_go, key, _LAST), axis=0, return_indices=True)
-                loser = tl.where(key < least, first + place, loser)
-                least = tl.minimum(key, least)
+                lower = may_go & (key < least)
+                loser = tl.where(lower, slot, loser)
+                least = tl.where(lower, key, least)
+            lowest = tl.min(least)
+            leaves = tl.min(tl.where(least == lowest, loser, slots))
             if SCORE == "cumulative":
                 tl.debug_barrier()  # the next round reads the scores
-            tl.store(positions_ptr + loser, _FREE, mask=loser < slots)
-            tl.store(ranks_ptr + loser, _FREE, mask=loser < slots)
-            vacant = tl.minimum(vacant, loser)
-            last_key, last_slot = least, loser
+            tl.store(positions_ptr + leaves, _FREE, mask=leaves < slots)
+            tl.store(ranks_ptr + leaves, _FREE, mask=leaves < slots)
+            vacant = tl.minimum(vacant, tl.minimum(tl.min(free), leaves))
+            last_key, last_slot = lowest, leaves
     tl.store(vacant_ptr + pair, tl.minimum(vacant, slots - 1))
 
 

@@ -113,7 +113,7 @@ def test_bfloat16_is_as_exact_as_plain(
     plain.undo()
     error, usual = ((found - reference).square().mean() for found in (logits(rounded), plainly))
     assert error <= 1.5 * usual
-    assert usual < 0.05 * reference.var()
+    assert usual < 0.1 * reference.var()
 
 
 def _model_of_whole_blocks() -> LlamaForCausalLM:
