@@ -1,18 +1,27 @@
-"""How fast decoding is, and how far from the hardware's limit.
+"""How fast decoding is, how far from the hardware's limit, and how many rows fit.
 
     python scripts/bench_decode.py --shape llama-3.1-8b --batches 1 8 32 96
+    python scripts/bench_decode.py --shape llama-3.1-8b --largest_batch --memory_gb 80
 
 Prints a table, and as the last line the same as JSON. The floor of a step is the time that copying
 as many bytes takes as it must read: every weight but the embedding, and every cached key and value,
 once each. Weights of a named shape are random; the tokens mean nothing, the speed is the same.
+
+The largest batch is one that lasts to the end of the output. SCOPE's slots are allocated with the
+first prompt, so a few steps tell; full caches of transformers begin just short of their last token,
+and the static one is not compiled. Peers are not charged for reading their prompts.
 """
 
 import argparse
 import json
 import platform
+import shlex
+import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,77 +29,52 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 import transformers
-from torch import Tensor
-from transformers import (
-    AutoModelForCausalLM,
-    DynamicCache,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    StaticCache,
+from bench_measure import (
+    STEPS_TO_FIT,
+    Decoding,
+    Timing,
+    add_arguments,
+    check_arguments,
+    copy_bandwidth,
+    load_model,
+    rows,
 )
+from bench_peers import PEERS, full_cache
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from scope import Compression, ScopeError, patch
 from scope.generation.session import Session
 
-SHAPES: dict[str, dict[str, Any]] = {
-    "llama-3.1-8b": {
-        "vocab_size": 128256,
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "max_position_embeddings": 131072,
-        "rope_parameters": {
-            "rope_type": "llama3",
-            "rope_theta": 500000.0,
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 8192,
-        },
-    },
-    "tiny": {
-        "vocab_size": 512,
-        "hidden_size": 128,
-        "intermediate_size": 256,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-    },
-}
-PEERS = ("transformers-dynamic", "transformers-static-compiled")
+_KVPRESS = ("kvpress-knorm", "kvpress-snapkv")
 _BLOCKS = 5
+_PEER_STEPS = 50  # a full cache takes up to 0.1 s a step
 
 
 def main() -> None:
     args = _arguments()
-    model = _model(args)
-    bandwidth = _copy_bandwidth(args.device)
+    if args.largest_batch:  # a batch that leaves no room for recording its steps does not fit
+        warnings.filterwarnings("error", "decoding without a CUDA graph")
+    bandwidth = copy_bandwidth(args.device)
+    limit = f" of which {args.memory_gb} GB may be used" if args.memory_gb is not None else ""
     print(
-        f"{torch.cuda.get_device_name() if args.device == 'cuda' else platform.machine()}, torch "
-        f"{torch.__version__}, transformers {transformers.__version__}; copies at "
-        f"{bandwidth / 1e12:.2f} TB/s; {args.shape or args.model_path} in {model.dtype}, prompt "
+        f"{torch.cuda.get_device_name() if args.device == 'cuda' else platform.machine()}{limit}, "
+        f"torch {torch.__version__}, transformers {transformers.__version__}; copies at "
+        f"{bandwidth / 1e12:.2f} TB/s; {args.shape or args.model_path} in {args.dtype}, prompt "
         f"{args.prompt_length}, C {args.max_capacity_prompt}, W {args.decoding_window_size}, "
-        f"R {args.decoding_recent_size}, T {args.max_new_tokens}, from step {args.start}"
+        f"R {args.decoding_recent_size}, T {args.max_new_tokens}"
+        + ("" if args.largest_batch else f", from step {args.start}")
     )
-    print(_line(*_COLUMNS), flush=True)
+    columns = _BATCH_COLUMNS if args.largest_batch else _SPEED_COLUMNS
+    print(_line(columns, {name: name for name in columns}), flush=True)
     results = []
-    for method in args.methods:
-        for batch in args.batches:
-            result = {"method": method, "batch": batch}
-            try:
-                result |= _measure(args, model, method, batch, bandwidth)
-            except torch.OutOfMemoryError:
-                result["error"] = "out of memory"
-            results.append(result)
-            print(_line(*(result.get(name, "-") for name in _COLUMNS)), flush=True)
-            torch.cuda.empty_cache()
+    for row in _rows(args, bandwidth):
+        results.append(row)
+        print(_line(columns, row), flush=True)
     print(json.dumps({**vars(args), "copy_bytes_per_second": bandwidth, "results": results}))
 
 
-_COLUMNS = {
+_SPEED_COLUMNS = {
     "method": 29,
     "batch": 5,
     "ms_per_step": 11,
@@ -101,64 +85,87 @@ _COLUMNS = {
     "kv_mb_per_row": 13,
     "capture_s": 9,
 }
+_BATCH_COLUMNS = {
+    "method": 29,
+    "largest_batch": 13,
+    "kv_mb_per_row": 13,
+    "peak_gb": 7,
+    "search_s": 8,
+}
 
 
-def _line(*cells: object) -> str:
-    return "  ".join(
-        f"{cell:>{width}}" for cell, width in zip(cells, _COLUMNS.values(), strict=True)
+def _line(columns: dict[str, int], row: dict[str, Any]) -> str:
+    cells = [f"{row.get(name, '-'):>{width}}" for name, width in columns.items()]
+    return "  ".join([*cells, row.get("error", "")]).rstrip()
+
+
+def _rows(args: argparse.Namespace, bandwidth: float) -> Iterator[dict[str, Any]]:
+    kvpress = [method for method in args.methods if method in _KVPRESS]
+    if kvpress:  # first, while the whole GPU is free
+        yield from _kvpress_rows(args, kvpress)
+    others = [method for method in args.methods if method not in _KVPRESS]
+    if not others:
+        return
+    model = load_model(args)
+    for method in others:
+        if method in PEERS:
+            timing = Timing(3, _BLOCKS, min(args.steps, _PEER_STEPS) // _BLOCKS)
+            start = _peer(args, model, method, timing)
+        else:
+            timing = Timing(args.start, _BLOCKS, args.steps // _BLOCKS)
+            start = partial(_ours, args, model, method)
+        yield from rows(args, model, method, start, timing, bandwidth)
+
+
+def _kvpress_rows(args: argparse.Namespace, methods: list[str]) -> Iterator[dict[str, Any]]:
+    command = shlex.split(args.kvpress_python)
+    command += [str(Path(__file__).with_name("bench_kvpress.py")), "--methods", *methods]
+    command += ["--batches", *map(str, args.batches)]
+    for name in (
+        "shape",
+        "model_path",
+        "prompt_length",
+        "max_capacity_prompt",
+        "decoding_window_size",
+        "memory_gb",
+        "dtype",
+        "device",
+    ):
+        if getattr(args, name) is not None:
+            command += [f"--{name}", str(getattr(args, name))]
+    if args.largest_batch:
+        command.append("--largest_batch")
+    try:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    except OSError as error:
+        raise ScopeError(
+            f"--kvpress_python {args.kvpress_python} does not run ({error.strerror}); expected the "
+            "python of an environment made as scripts/bench_kvpress.py says"
+        ) from None
+    with process:
+        yield from map(json.loads, process.stdout)
+    if process.returncode:
+        yield {"method": "kvpress", "error": f"ended with exit code {process.returncode}"}
+
+
+def _peer(
+    args: argparse.Namespace, model: PreTrainedModel, method: str, timing: Timing
+) -> partial[Decoding]:
+    """A full cache that is at step ``start`` already; for the largest batch, at its last steps."""
+    steps = STEPS_TO_FIT if args.largest_batch else timing.all_steps
+    done = args.max_new_tokens - steps if args.largest_batch else args.start
+    return partial(
+        full_cache,
+        model,
+        method,
+        tokens=args.prompt_length + done,
+        steps=steps,
+        compiled=not args.largest_batch,
     )
-
-
-def _measure(
-    args: argparse.Namespace, model: PreTrainedModel, method: str, batch: int, bandwidth: float
-) -> dict[str, float]:
-    if args.device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    decoding = (
-        _peer(args, model, method, batch) if method in PEERS else _ours(args, model, method, batch)
-    )
-    usage = next(decoding)
-    capture = sum(next(decoding) for _ in range(3))
-    for _ in range(3, args.start):
-        next(decoding)
-    blocks = []
-    for _ in range(_BLOCKS):
-        _synchronize(args.device)
-        started = time.perf_counter()
-        for _ in range(args.steps // _BLOCKS):
-            next(decoding)
-        _synchronize(args.device)
-        blocks.append((time.perf_counter() - started) / (args.steps // _BLOCKS))
-    seconds = sorted(blocks)[_BLOCKS // 2]
-    held, allocated = usage()
-    decoding.close()
-    embedding = model.get_input_embeddings().weight
-    weights = sum(weight.nbytes for weight in model.parameters())
-    if not model.config.tie_word_embeddings:
-        weights -= embedding.nbytes
-    floor = (weights + held) / bandwidth
-    peak = torch.cuda.max_memory_allocated() / 1e9 if args.device == "cuda" else 0.0
-    return {
-        "ms_per_step": round(seconds * 1e3, 2),
-        "tokens_per_s": round(batch / seconds, 1),
-        "floor_ms": round(floor * 1e3, 2),
-        "share_of_floor": round(floor / seconds, 3),
-        "peak_gb": round(peak, 2),
-        "kv_mb_per_row": round(allocated / batch / 1e6, 1),
-        "capture_s": round(capture, 2),
-    }
 
 
 @torch.inference_mode()
-def _ours(
-    args: argparse.Namespace, model: PreTrainedModel, method: str, batch: int
-) -> Iterator[Any]:
-    """Decode for ever.
-
-    Yields:
-        First a function that tells the bytes of keys and values, held and allocated; then, for each
-        step, the seconds that the host spent on it.
-    """
+def _ours(args: argparse.Namespace, model: PreTrainedModel, method: str, batch: int) -> Decoding:
     compressor, strategy = method.split("+")
     compression = Compression(
         compressor,
@@ -167,11 +174,18 @@ def _ours(
         decoding_window_size=args.decoding_window_size,
         decoding_recent_size=args.decoding_recent_size,
     )
-    prompts = _prompts(args, model, batch).tolist()
+    random = torch.Generator().manual_seed(0)
+    shape = (batch, args.prompt_length)
+    prompts = torch.randint(model.config.vocab_size, shape, generator=random)
     with patch(model):
-        session = Session(model, compression, prompts, args.max_new_tokens)
-        choice = session.prefill().argmax(dim=-1)
-        _synchronize(args.device)
+        session = Session(model, compression, prompts.tolist(), args.max_new_tokens)
+        if args.largest_batch:
+            _fill_slots(session, model, prompts)
+            choice = prompts[:, 0]
+        else:
+            choice = session.prefill().argmax(dim=-1)
+        if model.device.type == "cuda":
+            torch.cuda.synchronize()
         cache, lengths = session.cache, session.cache.schedule.now.lengths
         token_bytes = cache.kv_bytes // sum(layer.keys.shape[2] for layer in cache.layers) // batch
         yield lambda: (int(lengths.sum()) * token_bytes, cache.kv_bytes)
@@ -181,96 +195,44 @@ def _ours(
             yield time.perf_counter() - started
 
 
-@torch.inference_mode()
-def _peer(
-    args: argparse.Namespace, model: PreTrainedModel, method: str, batch: int
-) -> Iterator[Any]:
-    """The same for transformers' own caches, which hold every token."""
-    steps = args.start + args.steps + 1
-    if method == "transformers-dynamic":
-        cache, forward = DynamicCache(config=model.config), model.forward
-    else:
-        cache = StaticCache(config=model.config, max_cache_len=args.prompt_length + steps)
-        torch.compiler.reset()
-        forward = torch.compile(model.forward, mode="reduce-overhead", fullgraph=True)
-    tokens = _prompts(args, model, batch).to(model.device)
-    for start in range(0, args.prompt_length, 256):  # a whole batch at once does not fit
-        part = tokens[:, start : start + 256]
-        logits = model(input_ids=part, past_key_values=cache, logits_to_keep=1).logits
-    choice = logits[:, -1].argmax(dim=-1, keepdim=True)
-    layers, done = cache.layers, 0
+def _fill_slots(session: Session, model: PreTrainedModel, prompts: Tensor) -> None:
+    """Read two prompts, and of the others one token each, at once.
 
-    def usage() -> tuple[int, int]:
-        states = layers[0].keys
-        token = 2 * len(layers) * batch * states.shape[1] * states.shape[3] * states.itemsize
-        allocated = sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
-        return (args.prompt_length + done) * token, allocated
-
-    yield usage
-    while True:
-        started = time.perf_counter()
-        done += 1
-        logits = forward(input_ids=choice, past_key_values=cache).logits
-        choice = logits[:, -1].argmax(dim=-1, keepdim=True)
-        yield time.perf_counter() - started
-
-
-def _prompts(args: argparse.Namespace, model: PreTrainedModel, batch: int) -> Tensor:
-    random = torch.Generator().manual_seed(0)
-    shape = (batch, args.prompt_length)
-    return torch.randint(model.config.vocab_size, shape, generator=random)
-
-
-def _copy_bandwidth(device: str) -> float:
-    """Bytes read and written per second by the fastest of some large copies."""
-    source = torch.empty(2**31 if device == "cuda" else 2**26, dtype=torch.uint8, device=device)
-    target, best = torch.empty_like(source), float("inf")
-    for _ in range(20):
-        _synchronize(device)
-        started = time.perf_counter()
-        target.copy_(source)
-        _synchronize(device)
-        best = min(best, time.perf_counter() - started)
-    return 2 * source.nbytes / best
-
-
-def _synchronize(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def _model(args: argparse.Namespace) -> PreTrainedModel:
-    torch.manual_seed(0)
-    dtype = getattr(torch, args.dtype)
-    if args.model_path is not None:
-        return AutoModelForCausalLM.from_pretrained(args.model_path, dtype=dtype).to(args.device)
-    config = LlamaConfig(**SHAPES[args.shape], bos_token_id=None, eos_token_id=None)
-    with torch.device(args.device):
-        return LlamaForCausalLM._from_config(config, dtype=dtype, attn_implementation="sdpa").eval()
+    All rows have the slots that the longest prompt needs, and the second prompt is read when they
+    are taken: more prompts would need no more memory.
+    """
+    every_row = torch.arange(len(prompts))
+    for some, length in ((every_row[:1], None), (every_row[1:2], None), (every_row[2:], 1)):
+        if len(some):
+            session.cache.admit(some.tolist())
+            tokens = prompts[some, :length].to(model.device)
+            model(input_ids=tokens, past_key_values=session.cache, use_cache=True, logits_to_keep=1)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--shape", choices=SHAPES, help="random weights of this shape")
-    parser.add_argument("--model_path", help="a model as for from_pretrained, instead of a shape")
-    methods = f"COMPRESSOR+STRATEGY, or one of {', '.join(PEERS)}"
+    add_arguments(parser)
+    methods = f"COMPRESSOR+STRATEGY, or one of {', '.join((*PEERS, *_KVPRESS))}"
     parser.add_argument("--methods", nargs="+", default=["H2O+slide"], help=methods)
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32, 96])
-    parser.add_argument("--prompt_length", type=int, default=3000)
-    parser.add_argument("--max_capacity_prompt", type=int, default=2048)
-    parser.add_argument("--decoding_window_size", type=int, default=512)
     parser.add_argument("--decoding_recent_size", type=int, default=256)
     parser.add_argument("--max_new_tokens", type=int, default=8192)
     parser.add_argument("--start", type=int, default=600, help="steps before timing begins")
     parser.add_argument("--steps", type=int, default=100, help="steps timed, in blocks")
-    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--kvpress_python",
+        metavar="COMMAND",
+        help="the python of kvpress' own environment, made as scripts/bench_kvpress.py says",
+    )
     args = parser.parse_args()
-    if (args.shape is None) == (args.model_path is None):
-        parser.error("give either --shape or --model_path")
+    check_arguments(parser, args)
     for method in args.methods:
-        if method not in PEERS and method.count("+") != 1:
+        if method not in (*PEERS, *_KVPRESS) and method.count("+") != 1:
             parser.error(f"--methods {method}: expected {methods}")
+        if method in _KVPRESS and args.kvpress_python is None:
+            parser.error(
+                f"--methods {method} runs in an environment of its own: make it as "
+                "scripts/bench_kvpress.py says and give its python as --kvpress_python"
+            )
     if args.start + args.steps > args.max_new_tokens:
         parser.error("--start and --steps together must not exceed --max_new_tokens")
     if args.start < 3 or args.steps < _BLOCKS:

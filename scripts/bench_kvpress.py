@@ -1,0 +1,93 @@
+"""Decode speed and largest batch of kvpress, in an environment of its own; see bench_decode.py.
+
+    python -m venv kvpress-env                     # install the main environment's torch, then
+    kvpress-env/bin/pip install -r scripts/kvpress_requirements.txt
+    kvpress-env/bin/python scripts/bench_kvpress.py --shape llama-3.1-8b
+
+Prints one JSON object per method and batch. A DecodingPress lets the cache grow and every so many
+steps cuts it back to its target, here C + W tokens per layer and head, as much as SCOPE's methods
+hold. It leaves the prompt whole until the first cut, as in kvpress' own pipeline.
+"""
+
+import argparse
+import json
+import time
+from functools import partial
+from importlib.metadata import version
+
+import torch
+from bench_measure import (
+    Decoding,
+    Timing,
+    add_arguments,
+    check_arguments,
+    copy_bandwidth,
+    fill,
+    load_model,
+    rows,
+)
+from kvpress import DecodingPress, KnormPress, SnapKVPress
+from transformers import DynamicCache, PreTrainedModel
+
+# SnapKV scores by the queries of 64 steps, so it cannot cut more often than that. Twice as rarely,
+# both spend little time on cutting, and the cache grows by no more than 5 % between the cuts.
+_INTERVAL = 128
+_PRESSES = {
+    "kvpress-knorm": (KnormPress, 0),
+    "kvpress-snapkv": (SnapKVPress, _INTERVAL),
+}  # what chooses, and how many steps' hidden states it needs for that
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    add_arguments(parser)
+    parser.add_argument("--methods", nargs="+", choices=_PRESSES, default=list(_PRESSES))
+    args = parser.parse_args()
+    check_arguments(parser, args)
+    bandwidth = copy_bandwidth(args.device)
+    model = load_model(args)
+    versions = {name: version(name) for name in ("kvpress", "transformers", "torch")}
+    # A block is one interval, so that it has its share of cutting.
+    timing = Timing(warm_up=_INTERVAL, blocks=1, steps=_INTERVAL)
+    for method in args.methods:
+        start = partial(_decoding, args, model, method)
+        for row in rows(args, model, method, start, timing, bandwidth, _INTERVAL + 1):
+            print(json.dumps(row | {"versions": versions}), flush=True)
+
+
+@torch.no_grad()
+def _decoding(
+    args: argparse.Namespace, model: PreTrainedModel, method: str, batch: int
+) -> Decoding:
+    press, hidden_states = _PRESSES[method]
+    decoding_press = DecodingPress(
+        press(),
+        compression_interval=_INTERVAL,
+        target_size=args.max_capacity_prompt + args.decoding_window_size,
+        hidden_states_buffer_size=hidden_states,
+    )
+    cache = DynamicCache(config=model.config)
+    fill(cache, model, batch, args.prompt_length)
+    choice = torch.zeros(batch, 1, dtype=torch.int64, device=model.device)
+    position = torch.full((1, 1), args.prompt_length, device=model.device)
+
+    def held() -> int:
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+
+    def usage() -> tuple[int, int]:
+        return held(), most
+
+    most = held()
+    with decoding_press(model):
+        yield usage
+        while True:
+            started = time.perf_counter()
+            output = model(input_ids=choice, past_key_values=cache, position_ids=position)
+            choice = output.logits[:, -1].argmax(dim=-1, keepdim=True)
+            position = position + 1
+            most = max(most, held())
+            yield time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,267 @@
+"""What the decode benchmarks share: models, a filled cache, a clock, the search for a batch.
+
+Needs torch and transformers alone, so that it also runs in a peer's environment. A *decoding* is a
+generator that prepares a batch and decodes for ever: it yields first a function that tells the
+bytes of keys and values, held and allocated, and then, for each step, the host's seconds.
+"""
+
+import argparse
+import gc
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, Cache, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "llama-3.1-8b": {
+        "vocab_size": 128256,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 131072,
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 500000.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        },
+    },
+    "tiny": {
+        "vocab_size": 512,
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    },
+}
+STEPS_TO_FIT = 4  # enough to see that a batch fits, recording a graph included
+_CAPTURE_STEPS = 3
+_TOLERANCE = 0.03
+
+Decoding = Iterator[Any]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that every decode benchmark has."""
+    parser.add_argument("--shape", choices=SHAPES, help="random weights of this shape")
+    parser.add_argument("--model_path", help="a model as for from_pretrained, instead of a shape")
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32, 96])
+    parser.add_argument("--prompt_length", type=int, default=3000)
+    parser.add_argument("--max_capacity_prompt", type=int, default=2048)
+    parser.add_argument("--decoding_window_size", type=int, default=512)
+    parser.add_argument(
+        "--largest_batch", action="store_true", help="find the largest batch instead, on a GPU"
+    )
+    parser.add_argument("--memory_gb", type=float, help="use no more of the GPU, in 1e9 bytes")
+    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End the program with one line where these options cannot be meant; set the memory limit."""
+    if (args.shape is None) == (args.model_path is None):
+        parser.error("give either --shape or --model_path")
+    if args.device != "cuda" and (args.largest_batch or args.memory_gb is not None):
+        parser.error("--largest_batch and --memory_gb are about a GPU's memory; use --device cuda")
+    if args.memory_gb is not None:
+        total = torch.cuda.get_device_properties().total_memory
+        if not 0 < args.memory_gb * 1e9 <= total:
+            parser.error(f"--memory_gb {args.memory_gb}: expected at most {total / 1e9:.1f}")
+        torch.cuda.set_per_process_memory_fraction(args.memory_gb * 1e9 / total)
+
+
+def load_model(args: argparse.Namespace) -> PreTrainedModel:
+    torch.manual_seed(0)
+    dtype = getattr(torch, args.dtype)
+    if args.model_path is not None:
+        return AutoModelForCausalLM.from_pretrained(args.model_path, dtype=dtype).to(args.device)
+    config = LlamaConfig(**SHAPES[args.shape], bos_token_id=None, eos_token_id=None)
+    with torch.device(args.device):
+        return LlamaForCausalLM._from_config(config, dtype=dtype, attn_implementation="sdpa").eval()
+
+
+def fill(cache: Cache, model: PreTrainedModel, batch: int, tokens: int) -> None:
+    """As if ``tokens`` tokens a row had been read: neither speed nor memory depend on which."""
+    config = model.config
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    shape = (batch, config.num_key_value_heads, tokens, head_dim)
+    for index in range(config.num_hidden_layers):
+        states = torch.randn(shape, dtype=model.dtype, device=model.device)
+        cache.update(states, states, index)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Which steps are timed: after ``warm_up``, ``blocks`` blocks of ``steps``; the median counts.
+
+    Attributes:
+        warm_up: at least 3: those that compile and record.
+        blocks: an odd number.
+        steps: per block.
+    """
+
+    warm_up: int
+    blocks: int
+    steps: int
+
+    @property
+    def all_steps(self) -> int:
+        return self.warm_up + self.blocks * self.steps
+
+
+def rows(
+    args: argparse.Namespace,
+    model: PreTrainedModel,
+    method: str,
+    start: Callable[[int], Decoding],
+    timing: Timing,
+    bandwidth: float,
+    steps_to_fit: int = STEPS_TO_FIT,
+) -> Iterator[dict[str, Any]]:
+    """The method's rows of the table: one per batch size, or one that tells the largest."""
+    if args.largest_batch:
+        yield {"method": method} | largest_batch(args, model, start, steps_to_fit)
+        return
+    for batch in args.batches:
+        row = {"method": method, "batch": batch}
+        try:
+            row |= speed(model, start(batch), batch, timing, bandwidth)
+        except torch.OutOfMemoryError:
+            row["error"] = "out of memory"
+        _free_memory()
+        yield row
+
+
+def speed(
+    model: PreTrainedModel, decoding: Decoding, batch: int, timing: Timing, bandwidth: float
+) -> dict[str, float]:
+    """Time the steps of a decoding that has not begun; ``bandwidth`` is a copy's, in bytes/s."""
+    device = model.device.type
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    usage = next(decoding)
+    capture = sum(next(decoding) for _ in range(_CAPTURE_STEPS))
+    for _ in range(_CAPTURE_STEPS, timing.warm_up):
+        next(decoding)
+    means = []
+    for _ in range(timing.blocks):
+        _synchronize(device)
+        started = time.perf_counter()
+        for _ in range(timing.steps):
+            next(decoding)
+        _synchronize(device)
+        means.append((time.perf_counter() - started) / timing.steps)
+    seconds = sorted(means)[timing.blocks // 2]
+    held, allocated = usage()
+    decoding.close()
+    weights = _weight_bytes(model)
+    if not model.config.tie_word_embeddings:  # one row of it is read, not all
+        weights -= model.get_input_embeddings().weight.nbytes
+    floor = (weights + held) / bandwidth
+    return {
+        "ms_per_step": round(seconds * 1e3, 2),
+        "tokens_per_s": round(batch / seconds, 1),
+        "floor_ms": round(floor * 1e3, 2),
+        "share_of_floor": round(floor / seconds, 3),
+        "peak_gb": _peak_gb(device),
+        "kv_mb_per_row": round(allocated / batch / 1e6, 1),
+        "capture_s": round(capture, 2),
+    }
+
+
+def largest_batch(
+    args: argparse.Namespace, model: PreTrainedModel, start: Callable[[int], Decoding], steps: int
+) -> dict[str, float]:
+    """The largest batch that is prepared and decodes ``steps`` steps in the memory allowed.
+
+    Found to within 3 %: the next larger batch tried ran out of memory.
+    """
+    started = time.perf_counter()
+    trial = start(1)
+    _, row_bytes = next(trial)()
+    trial.close()
+    peaks = {0: 0.0}
+
+    def fits(batch: int) -> bool:
+        torch.cuda.reset_peak_memory_stats()
+        decoding = start(batch)
+        try:
+            for _ in range(1 + steps):
+                next(decoding)
+            torch.cuda.synchronize()
+            peaks[batch] = _peak_gb("cuda")
+            return True
+        except (torch.OutOfMemoryError, UserWarning):  # the warning: no room to record a graph
+            return False
+        finally:
+            decoding.close()
+            _free_memory()
+
+    too_many = max(0, int((_memory(args) - _weight_bytes(model)) / row_bytes)) + 1
+    largest = search(fits, too_many)
+    return {
+        "largest_batch": largest,
+        "kv_mb_per_row": round(row_bytes / 1e6, 1),
+        "peak_gb": peaks[largest],
+        "search_s": round(time.perf_counter() - started, 1),
+    }
+
+
+def search(fits: Callable[[int], bool], too_many: int) -> int:
+    """The largest number that fits, to within 3 % of it, given one that cannot."""
+    largest, middle = 0, too_many * 7 // 8  # most memory goes to keys and values, so close to it
+    while too_many - largest > max(1, _TOLERANCE * largest):
+        if fits(middle):
+            largest = middle
+        else:
+            too_many = middle
+        middle = (largest + too_many) // 2
+    return largest
+
+
+def copy_bandwidth(device: str) -> float:
+    """Bytes read and written per second by the fastest of some large copies."""
+    source = torch.empty(2**31 if device == "cuda" else 2**26, dtype=torch.uint8, device=device)
+    target, best = torch.empty_like(source), float("inf")
+    for _ in range(20):
+        _synchronize(device)
+        started = time.perf_counter()
+        target.copy_(source)
+        _synchronize(device)
+        best = min(best, time.perf_counter() - started)
+    moved = 2 * source.nbytes
+    del source, target
+    _free_memory()
+    return moved / best
+
+
+def _weight_bytes(model: PreTrainedModel) -> int:
+    return sum(weight.nbytes for weight in model.parameters())
+
+
+def _peak_gb(device: str) -> float:
+    return round(torch.cuda.max_memory_allocated() / 1e9, 2) if device == "cuda" else 0.0
+
+
+def _synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def _memory(args: argparse.Namespace) -> float:
+    if args.memory_gb is not None:
+        return args.memory_gb * 1e9
+    return torch.cuda.get_device_properties().total_memory
+
+
+def _free_memory() -> None:
+    gc.collect()
+    torch.cuda.empty_cache()
