@@ -8,8 +8,9 @@ as many bytes takes as it must read: every weight but the embedding, and every c
 once each. Weights of a named shape are random; the tokens mean nothing, the speed is the same.
 
 The largest batch is one that lasts to the end of the output. SCOPE's slots are allocated with the
-first prompt, so a few steps tell; full caches of transformers begin just short of their last token,
-and the static one is not compiled. Peers are not charged for reading their prompts.
+first prompt, so a few steps tell; transformers' caches begin just short of their last token, and
+the static one is not compiled; kvpress decodes past a cut, before which it holds most. Peers are
+not charged for reading prompts.
 """
 
 import argparse
@@ -216,12 +217,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", default=["H2O+slide"], help=methods)
     parser.add_argument("--decoding_recent_size", type=int, default=256)
     parser.add_argument("--max_new_tokens", type=int, default=8192)
-    parser.add_argument("--start", type=int, default=600, help="steps before timing begins")
+    parser.add_argument("--start", type=int, default=600, help="step at which timing begins")
     parser.add_argument("--steps", type=int, default=100, help="steps timed, in blocks")
     parser.add_argument(
         "--kvpress_python",
         metavar="COMMAND",
-        help="the python of kvpress' own environment, made as scripts/bench_kvpress.py says",
+        help="runs the python of kvpress' own environment, made as scripts/bench_kvpress.py says",
     )
     args = parser.parse_args()
     check_arguments(parser, args)

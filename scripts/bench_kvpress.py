@@ -1,12 +1,13 @@
-"""Decode speed and largest batch of kvpress, in an environment of its own; see bench_decode.py.
+r"""kvpress in the decode benchmark: it needs an older transformers, so an environment of its own.
 
-    python -m venv kvpress-env                     # install the main environment's torch, then
+    python -m venv kvpress-env        # and into it the torch of the main environment, then
     kvpress-env/bin/pip install -r scripts/kvpress_requirements.txt
-    kvpress-env/bin/python scripts/bench_kvpress.py --shape llama-3.1-8b
+    python scripts/bench_decode.py --shape llama-3.1-8b --methods kvpress-knorm kvpress-snapkv \
+        --kvpress_python kvpress-env/bin/python
 
-Prints one JSON object per method and batch. A DecodingPress lets the cache grow and every so many
-steps cuts it back to its target, here C + W tokens per layer and head, as much as SCOPE's methods
-hold. It leaves the prompt whole until the first cut, as in kvpress' own pipeline.
+Prints one JSON object per row. A DecodingPress lets the cache grow and every so many steps cuts it
+back to its target, here C + W tokens per layer and head: what SCOPE's methods hold at every step.
+It begins with that many, as if a press for prompts had been used before.
 """
 
 import argparse
@@ -60,14 +61,15 @@ def _decoding(
     args: argparse.Namespace, model: PreTrainedModel, method: str, batch: int
 ) -> Decoding:
     press, hidden_states = _PRESSES[method]
+    target = args.max_capacity_prompt + args.decoding_window_size
     decoding_press = DecodingPress(
         press(),
         compression_interval=_INTERVAL,
-        target_size=args.max_capacity_prompt + args.decoding_window_size,
+        target_size=target,
         hidden_states_buffer_size=hidden_states,
     )
     cache = DynamicCache(config=model.config)
-    fill(cache, model, batch, args.prompt_length)
+    fill(cache, model, batch, target)
     choice = torch.zeros(batch, 1, dtype=torch.int64, device=model.device)
     position = torch.full((1, 1), args.prompt_length, device=model.device)
 

@@ -188,16 +188,12 @@ def largest_batch(
     trial = start(1)
     _, row_bytes = next(trial)()
     trial.close()
-    peaks = {0: 0.0}
+    found: dict[int, dict[str, float]] = {}
 
     def fits(batch: int) -> bool:
-        torch.cuda.reset_peak_memory_stats()
         decoding = start(batch)
         try:
-            for _ in range(1 + steps):
-                next(decoding)
-            torch.cuda.synchronize()
-            peaks[batch] = _peak_gb("cuda")
+            found[batch] = _memory_needed(decoding, batch, steps)
             return True
         except (torch.OutOfMemoryError, UserWarning):  # the warning: no room to record a graph
             return False
@@ -207,12 +203,18 @@ def largest_batch(
 
     too_many = max(0, int((_memory(args) - _weight_bytes(model)) / row_bytes)) + 1
     largest = search(fits, too_many)
-    return {
-        "largest_batch": largest,
-        "kv_mb_per_row": round(row_bytes / 1e6, 1),
-        "peak_gb": peaks[largest],
-        "search_s": round(time.perf_counter() - started, 1),
-    }
+    seconds = round(time.perf_counter() - started, 1)
+    return {"largest_batch": largest, "search_s": seconds} | found.get(largest, {})
+
+
+def _memory_needed(decoding: Decoding, batch: int, steps: int) -> dict[str, float]:
+    torch.cuda.reset_peak_memory_stats()
+    usage = next(decoding)
+    for _ in range(steps):
+        next(decoding)
+    torch.cuda.synchronize()
+    _, allocated = usage()
+    return {"kv_mb_per_row": round(allocated / batch / 1e6, 1), "peak_gb": _peak_gb("cuda")}
 
 
 def search(fits: Callable[[int], bool], too_many: int) -> int:
