@@ -153,11 +153,11 @@ def speed(
         next(decoding)
     means = []
     for _ in range(timing.blocks):
-        _synchronize(device)
+        synchronize(device)
         started = time.perf_counter()
         for _ in range(timing.steps):
             next(decoding)
-        _synchronize(device)
+        synchronize(device)
         means.append((time.perf_counter() - started) / timing.steps)
     seconds = sorted(means)[timing.blocks // 2]
     held, allocated = usage()
@@ -234,10 +234,10 @@ def copy_bandwidth(device: str) -> float:
     source = torch.empty(2**31 if device == "cuda" else 2**26, dtype=torch.uint8, device=device)
     target, best = torch.empty_like(source), float("inf")
     for _ in range(20):
-        _synchronize(device)
+        synchronize(device)
         started = time.perf_counter()
         target.copy_(source)
-        _synchronize(device)
+        synchronize(device)
         best = min(best, time.perf_counter() - started)
     moved = 2 * source.nbytes
     del source, target
@@ -253,7 +253,7 @@ def _peak_gb(device: str) -> float:
     return round(torch.cuda.max_memory_allocated() / 1e9, 2) if device == "cuda" else 0.0
 
 
-def _synchronize(device: str) -> None:
+def synchronize(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()
 

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 import transformers
-from bench_decode import SHAPES, _model, _synchronize
+from bench_measure import SHAPES, load_model, synchronize
 from transformers import DynamicCache, PreTrainedModel
 
 from scope import Compression, ScopeError, patch
@@ -42,7 +42,7 @@ def main() -> None:
         )
         for method in args.methods
     }
-    model = _model(args)
+    model = load_model(args)
     print(
         f"{torch.cuda.get_device_name() if args.device == 'cuda' else platform.machine()}, torch "
         f"{torch.__version__}, transformers {transformers.__version__}; "
@@ -106,10 +106,10 @@ def _measure(
         torch.cuda.reset_peak_memory_stats()
     times = []
     for _ in range(_REPEATS):
-        _synchronize(args.device)
+        synchronize(args.device)
         started = time.perf_counter()
         prefill(prompt)
-        _synchronize(args.device)
+        synchronize(args.device)
         times.append(time.perf_counter() - started)
     seconds = statistics.median(times)
     result = {
