@@ -37,6 +37,7 @@ from bench_measure import (
     add_arguments,
     check_arguments,
     copy_bandwidth,
+    limit_memory,
     load_model,
     rows,
 )
@@ -54,6 +55,7 @@ _PEER_STEPS = 50  # a full cache takes up to 0.1 s a step
 
 def main() -> None:
     args = _arguments()
+    limit_memory(args)
     if args.largest_batch:  # a batch that leaves no room for recording its steps does not fit
         warnings.filterwarnings("error", "decoding without a CUDA graph")
     bandwidth = copy_bandwidth(args.device)

@@ -24,6 +24,7 @@ from bench_measure import (
     check_arguments,
     copy_bandwidth,
     fill,
+    limit_memory,
     load_model,
     rows,
 )
@@ -33,10 +34,8 @@ from transformers import DynamicCache, PreTrainedModel
 # SnapKV scores by the queries of 64 steps, so it cannot cut more often than that. Twice as rarely,
 # both spend little time on cutting, and the cache grows by no more than 5 % between the cuts.
 _INTERVAL = 128
-_PRESSES = {
-    "kvpress-knorm": (KnormPress, 0),
-    "kvpress-snapkv": (SnapKVPress, _INTERVAL),
-}  # what chooses, and how many steps' hidden states it needs for that
+# What scores the tokens, and how many steps' hidden states it needs for that.
+_PRESSES = {"kvpress-knorm": (KnormPress, 0), "kvpress-snapkv": (SnapKVPress, _INTERVAL)}
 
 
 def main() -> None:
@@ -45,6 +44,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=_PRESSES, default=list(_PRESSES))
     args = parser.parse_args()
     check_arguments(parser, args)
+    limit_memory(args)
     bandwidth = copy_bandwidth(args.device)
     model = load_model(args)
     versions = {name: version(name) for name in ("kvpress", "transformers", "torch")}

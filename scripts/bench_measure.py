@@ -66,16 +66,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """End the program with one line where these options cannot be meant; set the memory limit."""
+    """End the program with one line where these options cannot be meant."""
     if (args.shape is None) == (args.model_path is None):
         parser.error("give either --shape or --model_path")
     if args.device != "cuda" and (args.largest_batch or args.memory_gb is not None):
         parser.error("--largest_batch and --memory_gb are about a GPU's memory; use --device cuda")
     if args.memory_gb is not None:
-        total = torch.cuda.get_device_properties().total_memory
-        if not 0 < args.memory_gb * 1e9 <= total:
-            parser.error(f"--memory_gb {args.memory_gb}: expected at most {total / 1e9:.1f}")
-        torch.cuda.set_per_process_memory_fraction(args.memory_gb * 1e9 / total)
+        total_gb = _total_memory() / 1e9
+        if not 0 < args.memory_gb <= total_gb:
+            parser.error(f"--memory_gb {args.memory_gb}: expected at most {total_gb:.1f}")
+
+
+def limit_memory(args: argparse.Namespace) -> None:
+    """Let torch allocate no more than ``--memory_gb``, as on a smaller GPU."""
+    if args.memory_gb is not None:
+        torch.cuda.set_per_process_memory_fraction(_memory(args) / _total_memory())
 
 
 def load_model(args: argparse.Namespace) -> PreTrainedModel:
@@ -259,8 +264,10 @@ def synchronize(device: str) -> None:
 
 
 def _memory(args: argparse.Namespace) -> float:
-    if args.memory_gb is not None:
-        return args.memory_gb * 1e9
+    return _total_memory() if args.memory_gb is None else args.memory_gb * 1e9
+
+
+def _total_memory() -> int:
     return torch.cuda.get_device_properties().total_memory
 
 

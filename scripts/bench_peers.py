@@ -30,8 +30,8 @@ def full_cache(
         method: one of `PEERS`.
         batch: rows.
         tokens: held when decoding begins.
-        steps: that will follow. A static cache is no longer than they need: every step attends over
-            all of it, so a user who allocates the whole output at once decodes slower than this.
+        steps: that will follow. A static cache is no longer than they need, its best case: every
+            step attends over all of it.
         compiled: decode with the static cache as ``generate`` does, by the model's compiled call.
     """
     static = method == "transformers-static-compiled"
