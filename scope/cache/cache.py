@@ -162,7 +162,7 @@ class SlotCache(Cache):
 
     def _begin_step(self, batch_size: int, device: torch.device) -> Tensor:
         prompt_lengths = self.schedule.prompt_lengths
-        if batch_size != len(prompt_lengths) or not prompt_lengths.all():
+        if batch_size != len(prompt_lengths) or not prompt_lengths.any():
             raise ScopeError(
                 f"a decode step came for {batch_size} rows; the cache has {len(prompt_lengths)}, "
                 f"{np.count_nonzero(prompt_lengths)} of them with a prompt"
@@ -178,9 +178,11 @@ class SlotCache(Cache):
     def _send_counts(self, device: torch.device) -> Tensor:
         """Copy what every layer must know of this step, at once and without waiting for it.
 
-        It always goes to the same place on the device, where a captured graph finds it.
+        It always goes to the same place on the device, where a captured graph finds it. A row
+        without a prompt is fed with the others, each time as if its first token came: what that
+        writes stays within the row, and the row's next prompt forgets it.
         """
-        schedule, before = self.schedule, self.schedule.now.step - 1
+        schedule, before = self.schedule, np.maximum(self.schedule.now.step - 1, 0)
         counts = np.stack([schedule.kept + before, schedule.protected, schedule.losses], axis=1)
         positions = schedule.prompt_lengths + before
         host = torch.from_numpy(np.append(counts, positions).astype(np.int32))

@@ -70,18 +70,23 @@ class Schedule:
 
     def admit(self, row: int, prompt_length: int) -> None:
         """Start a row over with a prompt of this many tokens."""
+        self.release(row)
         capacities = self.compressor.capacities(prompt_length, self.num_layers)
         kept = np.minimum(capacities, prompt_length)
         self.prompt_lengths[row] = prompt_length
         self.kept[:, row] = self.peak[:, row] = self.now.lengths[:, row] = kept
-        self.evicted[:, row] = self.selections[:, row] = 0
-        self.now.step[row] = self.now.skipped[row] = self.now.selecting[row] = 0
         if self.fidelity.frozen_prefix == "capacity":
             self.now.base[:, row] = self.compressor.nominal_capacity(prompt_length)
         elif self.strategy.unified:
             self.now.base[:, row] = self.strategy.unified_budgets(capacities)
         else:
             self.now.base[:, row] = kept
+
+    def release(self, row: int) -> None:
+        """Leave a row without a prompt: it holds nothing, and steps pass it by."""
+        own = (self.prompt_lengths, self.kept, self.peak, self.losses, self.evicted)
+        for counts in (*own, self.selections, *vars(self.now).values()):
+            counts[..., row] = 0
 
     @property
     def protected(self) -> Counts:
@@ -107,13 +112,15 @@ class Schedule:
         )
 
     def advance(self) -> None:
-        """Count one more decode step in every row."""
-        now = self.now
-        now.step += 1
-        now.lengths += 1
+        """Count one more decode step in every row that has a prompt."""
+        now, running = self.now, self.prompt_lengths > 0
+        now.step += running
+        now.lengths += running
         np.maximum(self.peak, now.lengths, out=self.peak)
         targets = self.strategy.targets(now)
-        selects = now.lengths >= targets
+        now.skipped *= running
+        now.selecting *= running
+        selects = running & (now.lengths >= targets)
         self.losses = np.where(selects, now.lengths - targets, 0)
         now.lengths -= self.losses
         self.evicted += self.losses

@@ -12,7 +12,7 @@ class Graphed:
 
     The first call runs as it is, which compiles its kernels; the second is recorded; from then on
     every call replays the record, and its result lives until the next call. Where recording fails,
-    all calls run as they are, after one warning.
+    all calls run as they are, after one warning; running out of memory is left to the caller.
 
     Args:
         function: works on the GPU alone, on the same memory and shapes at every call, and never
@@ -44,6 +44,11 @@ class Graphed:
             with torch.cuda.graph(graph):
                 self._output = self._function(self._input)
         except RuntimeError as error:
+            # An allocation that fails may also break the recording, which is then what is raised.
+            if isinstance(error.__context__, torch.OutOfMemoryError):
+                raise error.__context__ from None
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
             warnings.warn(f"decoding without a CUDA graph, much slower: {error}", stacklevel=2)
             self._failed = True
             return False

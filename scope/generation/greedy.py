@@ -1,5 +1,6 @@
-"""Greedy generation of a batch."""
+"""Greedy generation: a queue of prompts, and a batch whose rows take the next one as they end."""
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -13,7 +14,7 @@ from scope.generation.session import Session
 
 @dataclass(frozen=True)
 class Generation:
-    """What one row generated.
+    """What followed one prompt.
 
     Attributes:
         tokens: new token ids, the end-of-text token included.
@@ -32,44 +33,72 @@ def generate(
     eos_token_ids: Collection[int],
     min_new_tokens: int = 0,
     on_tokens: Callable[[int], object] = lambda count: None,
+    done: Collection[int] = (),
 ) -> Iterator[tuple[int, Generation]]:
-    """Generate greedily until every row has ended.
+    """Generate greedily after every prompt of the session.
 
-    A row that has ended is fed on with the others, and what it gives is dropped.
+    A row that has ended takes the next prompt while the others run on. On a GPU tokens are read in
+    blocks of steps: what a row gives beyond its end is dropped.
 
     Args:
         session: a new session.
-        max_new_tokens: most tokens of a row.
-        eos_token_ids: tokens that end a row.
+        max_new_tokens: most tokens after a prompt.
+        eos_token_ids: tokens that end a text.
         min_new_tokens: first tokens that must not be one of them.
-        on_tokens: called after each step with the number of tokens that it added.
+        on_tokens: called with a number of tokens that have come, at every prompt and step.
+        done: indices of prompts to leave out.
 
     Yields:
-        Each row's number and `Generation`, as it ends.
+        Each prompt's index and `Generation`, as it ends.
     """
-    running: dict[int, list[int]] = {row: [] for row in range(len(session.prompts))}
-    logits = session.prefill()
-    ends = torch.tensor(list(eos_token_ids), dtype=torch.int64, device=logits.device)
-    unread: list[tuple[Tensor, Schedule]] = []
-    for length in range(1, max_new_tokens + 1):
-        if length <= min_new_tokens:
-            logits = logits.index_fill(1, ends, -torch.inf)
-        choice = logits.argmax(dim=-1)
-        unread.append((choice, session.cache.schedule.snapshot()))
-        if length % _steps_per_look(choice) == 0 or length == max_new_tokens:
-            choices = torch.stack([tokens for tokens, _ in unread]).tolist()
-            for tokens, (_, counts) in zip(choices, unread, strict=True):
-                on_tokens(len(running))
-                for row in list(running):
-                    running[row].append(tokens[row])
-                    ended = tokens[row] in eos_token_ids
-                    if ended or len(running[row]) == max_new_tokens:
-                        stopped = "eos" if ended else "length"
-                        yield row, Generation(running.pop(row), stopped, counts.report(row))
-            unread.clear()
+    queue = deque(index for index in range(len(session.prompts)) if index not in done)
+    running: dict[int, tuple[int, list[int]]] = {}  # row: the prompt's index and its tokens
+    choice = torch.zeros(session.batch_size, dtype=torch.int64, device=session.model.device)
+    ends = torch.tensor(list(eos_token_ids), dtype=torch.int64, device=choice.device)
+
+    def record(row: int, token: int, counts: Schedule) -> Iterator[tuple[int, Generation]]:
+        """Note a row's next token, and end the row where that is its last."""
+        index, tokens = running[row]
+        tokens.append(token)
+        is_end = token in eos_token_ids
+        if is_end or len(tokens) == max_new_tokens:
+            generation = Generation(tokens, "eos" if is_end else "length", counts.report(row))
+            del running[row]
+            session.release(row)
+            yield index, generation
+
+    while True:
+        for row in range(session.batch_size):
+            while queue and row not in running:
+                running[row] = (index := queue.popleft()), []
+                logits = session.admit(row, index)
+                if min_new_tokens > 0:
+                    logits = logits.index_fill(0, ends, -torch.inf)
+                # Read at once: the wait is nothing beside the prompt, and the row may end here.
+                choice[row] = token = int(logits.argmax())
+                on_tokens(1)
+                yield from record(row, token, session.cache.schedule)
         if not running:
             return
-        logits = session.step(choice)
+
+        lengths = {row: len(tokens) for row, (_, tokens) in running.items()}
+        steps = min(_steps_per_look(choice), max_new_tokens - max(lengths.values()))
+        # Steps for which each row's text must not end yet.
+        closed = [min_new_tokens - lengths.get(row, min_new_tokens) for row in range(len(choice))]
+        closed_rows = torch.tensor(closed, device=choice.device)[:, None]
+        unread: list[tuple[Tensor, Schedule]] = []
+        for step in range(steps):
+            logits = session.step(choice)
+            if step < max(closed):
+                endless = logits.index_fill(1, ends, -torch.inf)
+                logits = torch.where(closed_rows > step, endless, logits)
+            choice = logits.argmax(dim=-1)
+            unread.append((choice, session.cache.schedule.snapshot()))
+        block = torch.stack([tokens for tokens, _ in unread]).tolist()
+        for tokens, (_, counts) in zip(block, unread, strict=True):
+            on_tokens(len(running))
+            for row in list(running):
+                yield from record(row, tokens[row], counts)
 
 
 def _steps_per_look(tokens: Tensor) -> int:

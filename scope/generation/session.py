@@ -1,4 +1,4 @@
-"""A batch of sequences that are prefilled one by one and then decoded together."""
+"""Rows that are prefilled one by one and decode together."""
 
 import warnings
 from collections.abc import Sequence
@@ -15,16 +15,18 @@ from scope.methods.compression import Compression
 
 
 class Session:
-    """One prompt per row; `prefill` once, then `step` with any next tokens.
+    """A batch of rows: `admit` a prompt to each, `step` with any next tokens, `release` what ended.
 
     Reading the prompts one by one needs no padding and bounds the memory of prefill by the longest
-    prompt.
+    prompt. The batch keeps its size, and its slots fit every prompt, so what a row computes depends
+    neither on the other rows nor on those before it.
 
     Args:
         model: a patched model.
         compression: what to keep.
-        prompts: token ids of each row's prompt, at least one.
+        prompts: token ids of all prompts to come, at least one.
         max_new_tokens: T, most tokens that will follow a prompt.
+        batch_size: B, rows that decode together; one per prompt if None.
 
     Attributes:
         cache: the rows' cache.
@@ -36,31 +38,39 @@ class Session:
         compression: Compression,
         prompts: Sequence[Sequence[int]],
         max_new_tokens: int,
+        batch_size: int | None = None,
     ) -> None:
         self.model = model
         self.prompts = prompts
+        self.batch_size = batch_size or len(prompts)
         self.cache = SlotCache(
             model.config,
             compression,
             max_new_tokens,
-            batch_size=len(prompts),
+            batch_size=self.batch_size,
             prompt_lengths=[len(prompt) for prompt in prompts],
         )
 
     @torch.inference_mode()
+    def admit(self, row: int, index: int) -> Tensor:
+        """Start a row over with a prompt: ``[vocabulary]`` logits of its first new token."""
+        self.cache.admit([row])
+        return self._forward(torch.tensor([self.prompts[index]]))[0]
+
+    def release(self, row: int) -> None:
+        """End a row; steps pass it by until another prompt is admitted to it."""
+        self.cache.schedule.release(row)
+
     def prefill(self) -> Tensor:
-        """Read all prompts: ``[B, vocabulary]`` logits of the first new token."""
-        logits = []
-        for row, prompt in enumerate(self.prompts):
-            self.cache.admit([row])
-            logits.append(self._forward(torch.tensor([prompt])))
-        return torch.cat(logits)
+        """Admit the i-th prompt to the i-th row: ``[B, vocabulary]``, what `admit` gives of each."""
+        return torch.stack([self.admit(row, row) for row in range(self.batch_size)])
 
     @torch.inference_mode()
     def step(self, tokens: Tensor) -> Tensor:
         """Feed one token per row, ``[B]``: ``[B, vocabulary]`` logits of the next.
 
-        On a GPU nothing waits for the step, and its logits last until the next one.
+        Rows without a prompt take any token, and their logits mean nothing. On a GPU nothing waits
+        for the step, and its logits last until the next one.
         """
         if self._fast is None:
             return self._forward(tokens[:, None])
