@@ -13,7 +13,7 @@ from scope.methods.pyramid import pyramid_budgets
 from scope.methods.registry import DECODING_STRATEGIES, PREFILL_COMPRESSORS
 
 R = 256
-reproducible = settings(deadline=None, derandomize=True)
+reproducible = settings(deadline=None, derandomize=True, max_examples=300)
 
 
 @dataclass
@@ -128,15 +128,13 @@ def test_upstream_counters(
 # --- any configuration ----------------------------------------------------------------------------
 
 
-@reproducible
-@given(data=st.data())
-def test_what_must_leave_may_leave(data: st.DataObject) -> None:
-    draw = data.draw
+@st.composite
+def compressions(draw: st.DrawFn) -> Compression:
     window = draw(st.integers(2, 12), "W")
     capacity = draw(st.integers(2, 24), "C")
     recent = draw(st.integers(1, window - 1), "R")
     try:
-        compression = Compression(
+        return Compression(
             method=draw(st.sampled_from(list(PREFILL_COMPRESSORS))),
             decoding_metric=draw(st.sampled_from(list(DECODING_STRATEGIES))),
             max_capacity_prompt=capacity,
@@ -147,9 +145,19 @@ def test_what_must_leave_may_leave(data: st.DataObject) -> None:
         )
     except ScopeError:
         reject()
-    num_layers = draw(st.integers(1, 5))
-    total = draw(st.integers(1, 40), "T")
-    lengths = draw(st.lists(st.integers(1, 40), min_size=1, max_size=3), "prompts")
+
+
+@reproducible
+@given(
+    compression=compressions(),
+    num_layers=st.integers(1, 5),
+    total=st.integers(1, 40),
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=3),
+)
+def test_what_must_leave_may_leave(
+    compression: Compression, num_layers: int, total: int, lengths: list[int]
+) -> None:
+    recent = compression.decoding_recent_size
     together = Schedule(compression, total, num_layers, len(lengths))
     alone = [Schedule(compression, total, num_layers, 1) for _ in lengths]
     for row, length in enumerate(lengths):
@@ -166,6 +174,39 @@ def test_what_must_leave_may_leave(data: st.DataObject) -> None:
             assert (together.now.lengths[:, row] == schedule.now.lengths[:, 0]).all()
     slots = slots_needed(compression, total, num_layers, lengths)
     assert slots == together.peak.max(axis=1).tolist()
+
+
+@reproducible
+@given(
+    compression=compressions(),
+    num_layers=st.integers(1, 5),
+    # For a while each row idles, or generates after a prompt of so many tokens.
+    spells=st.lists(st.tuples(*[st.none() | st.integers(1, 40)] * 2), min_size=1, max_size=4),
+)
+def test_a_row_counts_as_alone_and_idle_rows_stand_still(
+    compression: Compression, num_layers: int, spells: list[tuple[int | None, ...]]
+) -> None:
+    total = 15
+    schedule = Schedule(compression, total, num_layers, batch_size=2)
+    for lengths in spells:
+        alone = Schedule(compression, total, num_layers, batch_size=2)
+        for row, length in enumerate(lengths):
+            if length is None:
+                schedule.release(row)
+            else:
+                schedule.admit(row, length)
+                alone.admit(row, length)
+        for _ in range(total):
+            schedule.advance()
+            alone.advance()
+            for counts, expected in zip(_counts(schedule), _counts(alone), strict=True):
+                assert (counts == expected).all()
+                assert all(lengths[row] for row in np.flatnonzero(counts.reshape(-1, 2).any(0)))
+
+
+def _counts(schedule: Schedule) -> list[np.ndarray]:
+    own = [counts for counts in vars(schedule).values() if isinstance(counts, np.ndarray)]
+    return [*own, *vars(schedule.now).values()]
 
 
 @reproducible
