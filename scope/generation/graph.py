@@ -44,11 +44,10 @@ class Graphed:
             with torch.cuda.graph(graph):
                 self._output = self._function(self._input)
         except RuntimeError as error:
-            # An allocation that fails may also break the recording, which is then what is raised.
-            if isinstance(error.__context__, torch.OutOfMemoryError):
-                raise error.__context__ from None
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
+            # An allocation that fails may break the recording, whose error then hides its own.
+            for cause in (error, error.__context__):
+                if isinstance(cause, torch.OutOfMemoryError):
+                    raise cause from None
             warnings.warn(f"decoding without a CUDA graph, much slower: {error}", stacklevel=2)
             self._failed = True
             return False

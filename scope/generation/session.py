@@ -62,7 +62,7 @@ class Session:
         self.cache.schedule.release(row)
 
     def prefill(self) -> Tensor:
-        """Admit the i-th prompt to the i-th row: ``[B, vocabulary]``, what `admit` gives of each."""
+        """Admit the i-th prompt to the i-th row, for all rows: ``[B, vocabulary]`` logits."""
         return torch.stack([self.admit(row, row) for row in range(self.batch_size)])
 
     @torch.inference_mode()

@@ -13,6 +13,8 @@ from scope.methods.compression import Compression
 from scope.methods.decoding import Score
 from scope.methods.fidelity import Fidelity
 
+BatchSize = int | Literal["auto"]
+
 
 def _option(help_text: str, default: Any = MISSING) -> Any:
     return field(default=default, metadata={"help": help_text})
@@ -84,7 +86,11 @@ class RunConfig:
     min_new_tokens: int | None = _option(
         "tokens before an end of text is allowed (default 0)", None
     )
-    batch_size: int = _option("sequences decoded together", 1)
+    batch_size: BatchSize = _option(
+        "sequences decoded together, or auto: as many as fit in memory, a number that may differ, "
+        "and with it the rounding, when a run is resumed; halved where memory runs out",
+        1,
+    )
     dtype: Literal["float32", "float16", "bfloat16"] | None = _option(
         "dtype of weights and cache (default bfloat16 on a GPU, float32 on a CPU)", None
     )
@@ -191,6 +197,8 @@ def _options() -> list[Any]:
 
 def _kind(annotation: Any) -> tuple[Any, bool]:
     """A converter, or the allowed values; and whether the option takes several."""
+    if annotation in _CONVERTERS:
+        return _CONVERTERS[annotation], False
     arguments = [argument for argument in get_args(annotation) if argument is not type(None)]
     if get_origin(annotation) is list:
         return arguments[0], True
@@ -198,7 +206,7 @@ def _kind(annotation: Any) -> tuple[Any, bool]:
         return arguments, False
     if arguments:
         return _kind(arguments[0])
-    return (_boolean if annotation is bool else annotation), False
+    return annotation, False
 
 
 def _boolean(value: Any) -> bool:
@@ -206,6 +214,16 @@ def _boolean(value: Any) -> bool:
         return {"true": True, "false": False}[str(value).lower()]
     except KeyError:
         raise argparse.ArgumentTypeError(f"expected true or false, not {value!r}") from None
+
+
+def _number_or_auto(value: Any) -> BatchSize:
+    try:
+        return "auto" if str(value).lower() == "auto" else int(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number or auto, not {value!r}") from None
+
+
+_CONVERTERS = {bool: _boolean, BatchSize: _number_or_auto}
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -253,4 +271,5 @@ def _convert(name: str, annotation: Any, value: Any) -> Any:
     try:
         return kind(value)
     except (ValueError, TypeError, argparse.ArgumentTypeError):
-        raise ScopeError(f"{name} is {value!r}; expected {kind.__name__.strip('_')}") from None
+        expected = kind.__name__.strip("_").replace("_", " ")
+        raise ScopeError(f"{name} is {value!r}; expected {expected}") from None

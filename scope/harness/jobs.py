@@ -9,7 +9,7 @@ import torch
 
 from scope.errors import ScopeError
 from scope.evaluation.results import DATASETS, ORIGINAL_DATASETS
-from scope.harness.config import RunConfig
+from scope.harness.config import BatchSize, RunConfig
 from scope.methods.compression import Compression
 
 # Rows of the published MMLU files (0-based) that the original leaves out, because its prefill
@@ -49,7 +49,7 @@ class Job:
     compression: Compression
     max_new_tokens: int
     min_new_tokens: int
-    batch_size: int
+    batch_size: BatchSize
     dtype: str
     device: str
     attn_implementation: str
@@ -94,7 +94,7 @@ def jobs_of(run: RunConfig) -> list[Job]:
         "K": 1,
     }.items():
         value = getattr(run, name)
-        if value is not None and value < least:
+        if isinstance(value, int) and value < least:
             raise ScopeError(f"--{name} is {value}; it must be at least {least}")
     return [_job(run, dataset) for dataset in _datasets(run)]
 

@@ -4,8 +4,10 @@ import os
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
+from scope.cache.layer import SlotLayer
 from scope.cache.schedule import slots_needed
 from scope.harness.jobs import Job
 
@@ -20,8 +22,8 @@ class Plan:
         slots: slots per layer.
         kv_bytes: bytes of keys and values per sequence.
         full_kv_bytes: the same for a full cache of the longest prompt and T tokens.
-        largest_batch: sequences that fit beside the weights in the device's memory; prefill's
-            working memory is not counted.
+        largest_batch: sequences that fit beside the weights in the device's memory; the memory
+            that reading a prompt takes is not counted.
     """
 
     prompt_tokens: tuple[int, int]
@@ -53,8 +55,7 @@ def make_plan(job: Job, config: PreTrainedConfig, prompt_lengths: list[int]) -> 
     """Size a job for these prompts."""
     layers, longest = config.num_hidden_layers, max(prompt_lengths)
     slots = slots_needed(job.compression, job.max_new_tokens, layers, prompt_lengths)
-    slot_bytes = _slot_bytes(job, config)
-    kv_bytes = sum(slots) * slot_bytes
+    kv_bytes = sum(slots) * _token_bytes(job, config, _cached_heads(job, config))
     return Plan(
         prompt_tokens=(min(prompt_lengths), longest),
         capacities=[
@@ -63,17 +64,48 @@ def make_plan(job: Job, config: PreTrainedConfig, prompt_lengths: list[int]) -> 
         ],
         slots=slots,
         kv_bytes=kv_bytes,
-        full_kv_bytes=layers * (longest + job.max_new_tokens) * _slot_bytes(job, config, full=True),
-        largest_batch=max(0, (_memory(job.device) - _weight_bytes(job, config)) // kv_bytes),
+        full_kv_bytes=layers
+        * (longest + job.max_new_tokens)
+        * _token_bytes(job, config, config.num_key_value_heads),
+        largest_batch=max(
+            0,
+            (_memory(job.device) - _weight_bytes(job, config)) // row_bytes(job, config, slots),
+        ),
     )
 
 
-def _slot_bytes(job: Job, config: PreTrainedConfig, *, full: bool = False) -> int:
+def row_bytes(job: Job, config: PreTrainedConfig, slots: list[int]) -> int:
+    """Bytes that each row of a batch takes: its slots, and its part of a decode step.
+
+    Args:
+        job: what to run.
+        config: the model's.
+        slots: slots per layer.
+    """
+    dtype = getattr(torch, job.dtype)
+    like, held = torch.empty(_head_dim(config), dtype=dtype, device="meta"), 0
+    for index, count in enumerate(slots):
+        layer = SlotLayer(index)
+        layer.allocate(like, batch_size=1, heads=_cached_heads(job, config), slots=count)
+        held += sum(part.nbytes for part in vars(layer).values() if isinstance(part, Tensor))
+    # One layer after the other, a step keeps the attention logits of every slot in float32; then
+    # come the logits of the vocabulary, as the model gives them and in float32.
+    logits = 4 * config.num_attention_heads * max(slots) + config.vocab_size * (4 + dtype.itemsize)
+    return held + logits
+
+
+def _token_bytes(job: Job, config: PreTrainedConfig, heads: int) -> int:
     """Bytes of one token's keys and values in one layer."""
-    repeated = job.compression.fidelity.cached_heads == "query" and not full
-    heads = config.num_attention_heads if repeated else config.num_key_value_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * heads * head_dim * getattr(torch, job.dtype).itemsize
+    return 2 * heads * _head_dim(config) * getattr(torch, job.dtype).itemsize
+
+
+def _cached_heads(job: Job, config: PreTrainedConfig) -> int:
+    repeated = job.compression.fidelity.cached_heads == "query"
+    return config.num_attention_heads if repeated else config.num_key_value_heads
+
+
+def _head_dim(config: PreTrainedConfig) -> int:
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def _weight_bytes(job: Job, config: PreTrainedConfig) -> int:

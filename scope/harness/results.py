@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import operator
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,44 +14,46 @@ from scope.errors import ScopeError
 
 @dataclass(frozen=True)
 class ResultFile:
-    """JSON lines, one per example in the order of the data file, appended as they finish."""
+    """JSON lines, one per example: appended as they finish, and put in order in the end."""
 
     path: Path
 
-    def resume(self, indices: list[int]) -> int:
-        """Cut off a half-written last line and count the examples that are done.
+    def resume(self, indices: Sequence[int]) -> set[int]:
+        """Cut off a half-written last line and tell which examples are done.
 
         Args:
-            indices: the ``index`` that each line must have, in order.
+            indices: the ``index`` of every example that the file may hold, once and in any order.
 
         Raises:
             ScopeError: for any other line that is not one of ours, with its number.
         """
         if not self.path.exists():
-            return 0
+            return set()
         content = self.path.read_bytes()
         complete = content[: content.rfind(b"\n") + 1]
-        done = complete.splitlines()
-        for number, line in enumerate(done, start=1):
-            self._check(number, line, indices)
+        expected, done = set(indices), set()
+        for number, line in enumerate(complete.splitlines(), start=1):
+            index = self._index(number, line)
+            if index not in expected or index in done:
+                again = " again" if index in done else ", which is not to be run"
+                raise ScopeError(
+                    f"{self.path}, line {number}: holds example {index}{again}; remove the line or "
+                    "use another --save_dir"
+                )
+            done.add(index)
         if len(complete) < len(content):
             with self.path.open("r+b") as file:
                 file.truncate(len(complete))
-        return len(done)
+        return done
 
-    def _check(self, number: int, line: bytes, indices: list[int]) -> None:
+    def _index(self, number: int, line: bytes) -> int:
         try:
-            index = json.loads(line)["index"]
+            return operator.index(json.loads(line)["index"])
         except (ValueError, KeyError, TypeError):
             raise ScopeError(
                 f"{self.path}, line {number}: not a result of this program; repair or remove the "
                 "line, or use another --save_dir"
             ) from None
-        if number > len(indices) or index != indices[number - 1]:
-            raise ScopeError(
-                f"{self.path}, line {number}: holds example {index} where another belongs; remove "
-                "the file or use another --save_dir"
-            )
 
     def append(self, record: dict[str, Any]) -> None:
         """Write one example and make sure that it is on disk."""
@@ -57,6 +61,14 @@ class ResultFile:
             file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
+
+    def sort(self, indices: Sequence[int]) -> None:
+        """Put the lines into this order of their ``index``, if they are not yet."""
+        content = self.path.read_bytes()
+        lines = {json.loads(line)["index"]: line + b"\n" for line in content.splitlines()}
+        ordered = b"".join(lines[index] for index in indices)
+        if ordered != content:
+            _replace(self.path, ordered)
 
     def records(self) -> list[dict[str, Any]]:
         """All examples that are done."""
@@ -99,6 +111,14 @@ class RunFile:
     def write(self, run: dict[str, Any]) -> None:
         """Replace the file in one piece."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self.path.with_suffix(".tmp")
-        draft.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
-        draft.replace(self.path)
+        _replace(self.path, (json.dumps(run, indent=1) + "\n").encode())
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Give a file other content: whenever this is killed, one of the two is on disk."""
+    draft = path.with_suffix(".tmp")
+    with draft.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)

@@ -17,6 +17,7 @@ from scope.errors import ScopeError
 from scope.generation.greedy import Generation, generate
 from scope.generation.session import Session
 from scope.harness.agreement import Agreement, agreement
+from scope.harness.batch import first_batch_size, halving
 from scope.harness.data import Example, file_hash, load_examples
 from scope.harness.jobs import Job
 from scope.harness.models import eos_token_ids
@@ -27,8 +28,9 @@ from scope.longgenbench.build import read_meta
 def run_job(job: Job, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """Generate what is missing of a job's results.
 
-    Examples are decoded in fixed batches of the data file's order, and a batch that was cut off is
-    done again as a whole, so an interrupted run gives the same file as one that ran through.
+    Each example is written as it ends. The batch has one size and slots for the longest prompt,
+    whatever is done already, and the lines are put in order in the end: an interrupted run gives
+    the same file as one that ran through.
 
     Args:
         job: what to run.
@@ -45,12 +47,13 @@ def run_job(job: Job, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     run_file, result_file = RunFile(job.folder / "run.json"), ResultFile(job.result_file)
     config = job.config() | {"data_sha256": file_hash(job.data_file)}
     run = run_file.open(config)
-    done = result_file.resume([example.index for example in examples])
+    indices = [example.index for example in examples]
+    done = result_file.resume(indices)
     run |= {
         "data": {
             "file": str(job.data_file),
             "sha256": config["data_sha256"],
-            "rows": [example.index for example in examples],
+            "rows": indices,
             "meta": read_meta(job.data_file),
         },
         "environment": _environment(job),
@@ -58,9 +61,10 @@ def run_job(job: Job, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     run_file.write(run)
     torch.manual_seed(job.seed)
     metrics = run.setdefault("metrics", {})
-    if done < len(examples):
+    if len(done) < len(examples):
         metrics |= _generate_all(job, model, tokenizer, examples, done, result_file)
         run_file.write(run)
+    result_file.sort(indices)
     records = result_file.records()
     metrics |= _summary(records)
     run["warnings"] = _warnings(job, records)
@@ -76,15 +80,18 @@ def _generate_all(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     examples: list[Example],
-    done: int,
+    written: set[int],
     result_file: ResultFile,
 ) -> dict[str, Any]:
     end_tokens = eos_token_ids(model, tokenizer, job.eos)
-    speed, kv_bytes = _Speed(), 0
+    prompts = [example.tokens for example in examples]
+    done = {i for i, example in enumerate(examples) if example.index in written}
+    batch_size = first_batch_size(job, model, prompts)
+    speed, generated, kv_bytes = _Speed(), 0, 0
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(model.device)
     with tqdm(
-        total=len(examples), initial=done, desc=f"{job.label} {job.dataset}", unit="prompt"
+        total=len(examples), initial=len(done), desc=f"{job.label} {job.dataset}", unit="prompt"
     ) as bar:
 
         def count(tokens: int) -> None:
@@ -92,25 +99,26 @@ def _generate_all(
             bar.set_postfix_str(f"{speed.tokens_per_second:.1f} tokens/s", refresh=False)
             bar.update(0)
 
-        for start in range(done // job.batch_size * job.batch_size, len(examples), job.batch_size):
-            batch = examples[start : start + job.batch_size]
-            prompts = [example.tokens for example in batch]
-            session = Session(model, job.compression, prompts, job.max_new_tokens)
-            ended: dict[int, Generation] = {}
+        def generate_rest(batch_size: int) -> None:
+            nonlocal generated, kv_bytes
+            speed.tokens = generated  # what running out of memory has cut off is lost
+            session = Session(model, job.compression, prompts, job.max_new_tokens, batch_size)
             with speed:
-                for row, generation in generate(
-                    session, job.max_new_tokens, end_tokens, job.min_new_tokens, on_tokens=count
+                for i, generation in generate(
+                    session, job.max_new_tokens, end_tokens, job.min_new_tokens, count, done
                 ):
-                    ended[start + row] = generation
-                    while done in ended:
-                        result_file.append(_record(examples[done], ended[done], tokenizer))
-                        bar.update()
-                        done += 1
-            kv_bytes = max(kv_bytes, session.cache.kv_bytes // len(batch))
+                    result_file.append(_record(examples[i], generation, tokenizer))
+                    done.add(i)
+                    generated += len(generation.tokens)
+                    bar.update()
+            kv_bytes = session.cache.kv_bytes // batch_size
+
+        batch_size = halving(batch_size, generate_rest)
     memory = {}
     if model.device.type == "cuda":
         memory = {"peak_memory_bytes": torch.cuda.max_memory_allocated(model.device)}
     return {
+        "batch_size": batch_size,
         "kv_bytes_per_sequence": kv_bytes,
         "generated_tokens": speed.tokens,
         "seconds": round(speed.seconds, 3),
@@ -200,22 +208,32 @@ def _warnings(job: Job, records: list[dict[str, Any]]) -> list[str]:
 
 def _agreement(job: Job, model: PreTrainedModel, examples: list[Example]) -> dict[str, Any]:
     texts = _reference_texts(job.compare_with, examples)
-    total = Agreement()
-    bar = tqdm(examples, desc=f"{job.label} against the full cache", unit="prompt")
-    for start in range(0, len(examples), job.batch_size):
-        batch = examples[start : start + job.batch_size]
-        forced = [texts[example.index] for example in batch]
-        prompts = [example.tokens for example in batch]
-        total += agreement(model, job.compression, prompts, forced, job.max_new_tokens)
-        bar.update(len(batch))
-    bar.close()
+    prompts = [example.tokens for example in examples]
+    predictions = max(map(len, texts)) * model.config.vocab_size * model.dtype.itemsize
+    batch_size = first_batch_size(job, model, prompts, extra_bytes=predictions)
+    total, done = Agreement(), 0
+    with tqdm(
+        total=len(examples), desc=f"{job.label} against the full cache", unit="prompt"
+    ) as bar:
+
+        def compare_rest(batch_size: int) -> None:
+            nonlocal total, done
+            while done < len(examples):
+                batch = slice(done, done + batch_size)
+                total += agreement(
+                    model, job.compression, prompts[batch], texts[batch], job.max_new_tokens
+                )
+                bar.update(len(prompts[batch]))
+                done += len(prompts[batch])
+
+        halving(batch_size, compare_rest)
     return {"compared_with": str(job.compare_with)} | total.summary()
 
 
-def _reference_texts(path: Path, examples: list[Example]) -> dict[int, list[int]]:
+def _reference_texts(path: Path, examples: list[Example]) -> list[list[int]]:
     try:
         records = {record["index"]: record for record in ResultFile(path).records()}
-        return {e.index: records[e.index]["generated_ids"] for e in examples}
+        return [records[example.index]["generated_ids"] for example in examples]
     except OSError as error:
         raise ScopeError(f"--compare_with {path}: {error.strerror}") from None
     except (ValueError, KeyError):

@@ -11,7 +11,7 @@ import pytest
 import eval_gen
 from scope.errors import ScopeError
 from scope.evaluation import indexed
-from scope.evaluation.evaluate import evaluate
+from scope.evaluation.evaluate import evaluate, read_baseline
 from scope.evaluation.results import DatasetResult, find_result_folders, read_dataset
 from scope.evaluation.statistics import estimate, paired_difference
 
@@ -148,9 +148,18 @@ def test_missing_rows_are_told(
     assert "H2O.json: rows 2-3, 5-7 of the data file are missing" in capsys.readouterr().err
 
 
-def test_records_come_back_in_the_order_of_the_data_file(write: Callable[..., Path]) -> None:
-    (folder,) = find_result_folders(write([record(i, 4, index=i) for i in (2, 0, 1)]))
-    assert [r.index for r in read_dataset(folder, "gsm8k").records] == [0, 1, 2]
+def test_the_order_of_lines_changes_nothing(write: Callable[..., Path]) -> None:
+    """A run that goes on writes its examples as they end."""
+    lines = [record(i, i % 5, index=i, generated_tokens=9 + i, stopped="eos") for i in range(6)]
+    baseline = write([record(i, 2, index=i) for i in range(6)], name="ALLKV+None")
+    figures = []
+    for order in (range(6), (5, 4, 3, 2, 1, 0), (2, 0, 5, 1, 4, 3)):
+        folders = find_result_folders(write([lines[i] for i in order]))
+        [row] = evaluate(folders, read_baseline(baseline)).rows
+        assert [r.index for r in row.result.records] == list(range(6))
+        csv = (folders[0].path / "results.csv").read_bytes()
+        figures.append((row.score, row.accuracy, row.difference, csv))
+    assert figures[0] == figures[1] == figures[2]
 
 
 @pytest.mark.parametrize("content", [None, "other/file.json"])

@@ -2,11 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from scope.harness.cli import main
+from tests.harness.running import Run, arguments_of
 
 WORDS = ["<unk>", "<s>", "</s>", *(f"w{number}" for number in range(125))]
 
@@ -50,3 +54,15 @@ def data_file(tmp_path: Path) -> Path:
             row = {"prompt": prompt, "questions": ["a", "b"], "answers": ["#### 1", "#### 2"]}
             file.write(json.dumps(row) + "\n")
     return path
+
+
+@pytest.fixture
+def run(model_folder: Path, data_file: Path, tmp_path: Path) -> Run:
+    """Runs with small budgets, and options that come last; returns the data set's folder."""
+
+    def call(save_dir: str = "out", **options: Any) -> Path:
+        arguments = arguments_of(model_folder, data_file, tmp_path / save_dir, **options)
+        assert main(arguments) == 0
+        return tmp_path / save_dir / "tiny-llama_24" / "gsm8k"
+
+    return call

@@ -5,55 +5,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from scope.harness.cli import main
+from scope.harness.results import ResultFile
+from tests.harness.running import Run, arguments_of, instruction_file, read
 
 ROOT = Path(__file__).parents[2]
-Run = Callable[..., Path]
-
-
-@pytest.fixture
-def run(model_folder: Path, data_file: Path, tmp_path: Path) -> Run:
-    """Runs with small budgets, and options that come last; returns the data set's folder."""
-
-    def call(save_dir: str = "out", **options: Any) -> Path:
-        arguments = arguments_of(model_folder, data_file, tmp_path / save_dir, **options)
-        assert main(arguments) == 0
-        return tmp_path / save_dir / "tiny-llama_24" / "gsm8k"
-
-    return call
-
-
-def arguments_of(model: Path, data: Path, save_dir: Path, **options: Any) -> list[str]:
-    settings = {
-        "model_path": model,
-        "data_file": data,
-        "save_dir": save_dir,
-        "method": "h2o",
-        "decoding_metric": "SLIDE",
-        "max_capacity_prompts": 24,
-        "decoding_window_size": 12,
-        "decoding_recent_size": 6,
-        "max_new_tokens": 40,
-        "batch_size": 2,
-        "instruction_file": _instruction(data.parent),
-    } | options
-    return [text for key, value in settings.items() for text in (f"--{key}", str(value))]
-
-
-def _instruction(folder: Path) -> Path:
-    path = folder / "instruction.json"
-    path.write_text(json.dumps({"gsm8k": "w1 w2"}))
-    return path
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_records_and_run_file(run: Run, data_file: Path) -> None:
@@ -107,9 +68,51 @@ def test_half_written_line_is_done_again(run: Run) -> None:
     result = run() / "H2O.json"
     whole = result.read_bytes()
     lines = whole.splitlines(keepends=True)
-    result.write_bytes(b"".join(lines[:2]) + lines[2][:40])
+    result.write_bytes(lines[3] + lines[1] + lines[2][:40])
     run()
     assert result.read_bytes() == whole
+
+
+def test_killed_before_the_lines_were_put_in_order(run: Run) -> None:
+    result = run() / "H2O.json"
+    whole = result.read_bytes()
+    result.write_bytes(b"".join(reversed(whole.splitlines(keepends=True))))
+    result.with_suffix(".tmp").write_bytes(whole[:100])
+    run()
+    assert result.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ((0, 2, 0), "line 3: holds example 0 again"),
+        ((4, 3), "line 1: holds example 4, which is not to be run"),
+    ],
+)
+def test_line_of_another_example_stops_with_its_number(
+    rows: tuple[int, ...], message: str, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = run(max_num_examples=4) / "H2O.json"
+    lines = (run("all") / "H2O.json").read_bytes().splitlines(keepends=True)
+    result.write_bytes(b"".join(lines[row] for row in rows))
+    with pytest.raises(AssertionError):
+        run(max_num_examples=4)
+    assert message in capsys.readouterr().err
+
+
+def test_lines_come_as_examples_end(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And so a run that is killed has lost nothing that was finished."""
+    through = (run("through", max_new_tokens=150) / "H2O.json").read_bytes()
+    appended, append = [], ResultFile.append
+
+    def noted(file: ResultFile, record: dict[str, Any]) -> None:
+        append(file, record)
+        appended.append(record["index"])
+        assert [record["index"] for record in file.records()] == appended
+
+    monkeypatch.setattr(ResultFile, "append", noted)
+    assert (run("again", max_new_tokens=150) / "H2O.json").read_bytes() == through
+    assert sorted(appended) == [0, 1, 2, 3, 4] != appended
 
 
 def test_finished_run_is_left_alone(run: Run) -> None:
@@ -189,7 +192,7 @@ def test_runs_of_a_yaml_file(
         f"""
         model_path: {model_folder}
         data_file: {data_file}
-        instruction_file: {_instruction(tmp_path)}
+        instruction_file: {instruction_file(tmp_path)}
         max_capacity_prompts: 24
         decoding_window_size: 12
         decoding_recent_size: 6

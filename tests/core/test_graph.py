@@ -1,0 +1,55 @@
+"""What happens where a CUDA graph cannot be recorded; torch's recorder is played by a stand-in."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor
+
+from scope.generation.graph import Graphed
+
+
+@pytest.fixture(params=[False, True], ids=["sound", "broken"])
+def recorder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torch's, which may raise an error of its own when what it recorded has failed."""
+
+    @contextmanager
+    def graph(recorded: object) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            if request.param:
+                raise RuntimeError("operation failed due to a previous error during capture")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+
+
+def failing(error: RuntimeError) -> Graphed:
+    """Runs as it is, and fails when it is recorded."""
+    calls: list[Tensor] = []
+
+    def function(tensor: Tensor) -> Tensor:
+        calls.append(tensor)
+        if len(calls) == 2:
+            raise error
+        return tensor + 1
+
+    graphed = Graphed(function)
+    graphed(torch.zeros(1))
+    return graphed
+
+
+@pytest.mark.usefixtures("recorder")
+def test_out_of_memory_is_left_to_the_caller() -> None:
+    with pytest.raises(torch.OutOfMemoryError, match="too large"):
+        failing(torch.OutOfMemoryError("too large"))(torch.ones(1))
+
+
+@pytest.mark.usefixtures("recorder")
+def test_other_failures_are_warned_of_once() -> None:
+    graphed = failing(RuntimeError("cannot be recorded"))
+    with pytest.warns(UserWarning, match="without a CUDA graph"):
+        assert graphed(torch.ones(1)) == 2
+    assert graphed(torch.full((1,), 5.0)) == 6

@@ -1,0 +1,37 @@
+"""Command lines of small runs, and their results."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Run = Callable[..., Path]
+
+
+def arguments_of(model: Path, data: Path, save_dir: Path, **options: Any) -> list[str]:
+    """A run with small budgets, and options that come last."""
+    settings = {
+        "model_path": model,
+        "data_file": data,
+        "save_dir": save_dir,
+        "method": "h2o",
+        "decoding_metric": "SLIDE",
+        "max_capacity_prompts": 24,
+        "decoding_window_size": 12,
+        "decoding_recent_size": 6,
+        "max_new_tokens": 40,
+        "batch_size": 2,
+        "instruction_file": instruction_file(data.parent),
+    } | options
+    return [text for key, value in settings.items() for text in (f"--{key}", str(value))]
+
+
+def instruction_file(folder: Path) -> Path:
+    path = folder / "instruction.json"
+    path.write_text(json.dumps({"gsm8k": "w1 w2"}))
+    return path
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The records of a result file or data file."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
