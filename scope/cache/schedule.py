@@ -84,8 +84,8 @@ class Schedule:
 
     def release(self, row: int) -> None:
         """Leave a row without a prompt: it holds nothing, and steps pass it by."""
-        own = (self.prompt_lengths, self.kept, self.peak, self.losses, self.evicted)
-        for counts in (*own, self.selections, *vars(self.now).values()):
+        own = (self.kept, self.peak, self.losses, self.evicted, self.selections)
+        for counts in (self.prompt_lengths, *own, *vars(self.now).values()):
             counts[..., row] = 0
 
     @property
@@ -118,6 +118,7 @@ class Schedule:
         now.lengths += running
         np.maximum(self.peak, now.lengths, out=self.peak)
         targets = self.strategy.targets(now)
+        # A strategy's clock may tick where nothing is held.
         now.skipped *= running
         now.selecting *= running
         selects = running & (now.lengths >= targets)

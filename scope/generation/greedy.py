@@ -45,7 +45,7 @@ def generate(
         max_new_tokens: most tokens after a prompt.
         eos_token_ids: tokens that end a text.
         min_new_tokens: first tokens that must not be one of them.
-        on_tokens: called with a number of tokens that have come, at every prompt and step.
+        on_tokens: called with the number of tokens that a prompt or a step has given.
         done: indices of prompts to leave out.
 
     Yields:
@@ -56,16 +56,17 @@ def generate(
     choice = torch.zeros(session.batch_size, dtype=torch.int64, device=session.model.device)
     ends = torch.tensor(list(eos_token_ids), dtype=torch.int64, device=choice.device)
 
-    def record(row: int, token: int, counts: Schedule) -> Iterator[tuple[int, Generation]]:
-        """Note a row's next token, and end the row where that is its last."""
+    def record(row: int, token: int, counts: Schedule) -> tuple[int, Generation] | None:
+        """Note a row's next token; where that is its last, end the row and give what it was."""
         index, tokens = running[row]
         tokens.append(token)
         is_end = token in eos_token_ids
-        if is_end or len(tokens) == max_new_tokens:
-            generation = Generation(tokens, "eos" if is_end else "length", counts.report(row))
-            del running[row]
-            session.release(row)
-            yield index, generation
+        if not is_end and len(tokens) < max_new_tokens:
+            return None
+        generation = Generation(tokens, "eos" if is_end else "length", counts.report(row))
+        del running[row]
+        session.release(row)
+        return index, generation
 
     while True:
         for row in range(session.batch_size):
@@ -77,13 +78,14 @@ def generate(
                 # Read at once: the wait is nothing beside the prompt, and the row may end here.
                 choice[row] = token = int(logits.argmax())
                 on_tokens(1)
-                yield from record(row, token, session.cache.schedule)
+                if ended := record(row, token, session.cache.schedule):
+                    yield ended
         if not running:
             return
 
         lengths = {row: len(tokens) for row, (_, tokens) in running.items()}
         steps = min(_steps_per_look(choice), max_new_tokens - max(lengths.values()))
-        # Steps for which each row's text must not end yet.
+        # How many of the next tokens of each row must not end its text.
         closed = [min_new_tokens - lengths.get(row, min_new_tokens) for row in range(len(choice))]
         closed_rows = torch.tensor(closed, device=choice.device)[:, None]
         unread: list[tuple[Tensor, Schedule]] = []
@@ -98,7 +100,8 @@ def generate(
         for tokens, (_, counts) in zip(block, unread, strict=True):
             on_tokens(len(running))
             for row in list(running):
-                yield from record(row, tokens[row], counts)
+                if ended := record(row, tokens[row], counts):
+                    yield ended
 
 
 def _steps_per_look(tokens: Tensor) -> int:

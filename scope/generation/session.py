@@ -19,7 +19,8 @@ class Session:
 
     Reading the prompts one by one needs no padding and bounds the memory of prefill by the longest
     prompt. The batch keeps its size, and its slots fit every prompt, so what a row computes depends
-    neither on the other rows nor on those before it.
+    neither on the other rows nor on those before it; in plain torch, only its last bits do, for
+    there sums run over as many slots as the fullest row has taken.
 
     Args:
         model: a patched model.

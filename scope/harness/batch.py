@@ -82,7 +82,8 @@ def _room_beside_one(
 ) -> int:
     """Bytes for other rows, beside one that reads the longest prompt."""
     if model.device.type != "cuda":
-        # Half of it: others run here too, and no error says in time that memory is short.
+        # Half of what is free, or of all where that is not told (macOS): others run here too, and
+        # no error says in time that memory is short.
         pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf(pages) // 2
     device = model.device
@@ -93,7 +94,7 @@ def _room_beside_one(
         session = Session(model, job.compression, prompts, job.max_new_tokens, batch_size)
         session.admit(0, longest)
 
-    halving(1, read)
+    halving(1, read)  # which says what to do if not even one fits
     reading = torch.cuda.max_memory_allocated(device) - before
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + unused - reading - _RESERVE

@@ -28,9 +28,9 @@ from scope.longgenbench.build import read_meta
 def run_job(job: Job, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """Generate what is missing of a job's results.
 
-    Each example is written as it ends. The batch has one size and slots for the longest prompt,
-    whatever is done already, and the lines are put in order in the end: an interrupted run gives
-    the same file as one that ran through.
+    Each example is written as it ends, and the lines are put in order in the end. The batch has one
+    size and slots for every prompt, whatever is done already, so an interrupted run gives the same
+    file as one that ran through; `Session` says what is left to rounding.
 
     Args:
         job: what to run.

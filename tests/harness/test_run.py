@@ -71,6 +71,9 @@ def test_half_written_line_is_done_again(run: Run) -> None:
     result.write_bytes(lines[3] + lines[1] + lines[2][:40])
     run()
     assert result.read_bytes() == whole
+    metrics = json.loads(result.with_name("run.json").read_text())["metrics"]
+    again = [json.loads(lines[row])["generated_tokens"] for row in (0, 2, 4)]
+    assert metrics["generated_tokens"] == sum(again)
 
 
 def test_killed_before_the_lines_were_put_in_order(run: Run) -> None:

@@ -82,6 +82,8 @@ def test_tokens_of_the_graph(compression: Compression, plain: pytest.MonkeyPatch
         plain.undo()
         session = Session(model, compression, PROMPTS, steps)
         assert dict(generate(session, steps, ())) == expected
+        refilled = Session(model, compression, PROMPTS, steps, batch_size=2)
+        assert dict(generate(refilled, steps, ())) == expected
     assert session._fast._graph is not None
 
 
@@ -143,9 +145,7 @@ def test_row_starts_over_under_a_graph() -> None:
         session.prefill()
         for token in range(50):
             session.step(torch.tensor([token] * 3))
-        session.cache.admit([0])
-        prompt = torch.tensor([PROMPTS[2]], device=model.device)
-        logits = [model(input_ids=prompt, past_key_values=session.cache).logits[0, -1]]
+        logits = [session.admit(0, 2)]
         logits += [session.step(torch.tensor([t, 1, 2]))[0].clone() for t in (5, 6, 7)]
     torch.testing.assert_close(logits, expected, rtol=0, atol=1e-4)
 
