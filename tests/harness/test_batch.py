@@ -11,6 +11,7 @@ from torch import Tensor
 
 from scope import ScopeError, patch
 from scope.cache.schedule import slots_needed
+from scope.generation.greedy import generate
 from scope.generation.session import Session
 from scope.harness import batch
 from scope.harness.batch import first_batch_size, halving
@@ -20,6 +21,7 @@ from scope.harness.plan import row_bytes
 from tests.core.tiny import VOCABULARY, random_tokens, tiny_model
 from tests.harness.running import Run, read
 
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 PROMPTS = [random_tokens(length, seed=length) for length in (30, 12, 21)]
 
 
@@ -93,6 +95,27 @@ def test_one_row_does_not_fit(
     error = capsys.readouterr().err
     assert "error: out of memory with a batch of 1; lower --max_capacity_prompts" in error
     assert "Traceback" not in error
+
+
+@on_gpu
+def test_memory_is_free_again_before_the_next_try() -> None:
+    """Of 1 GiB, 64 rows would take 2.5, and 16 of them 0.6."""
+    new, model = 50_000, tiny_model("gqa").cuda()
+    compression = job_of(decoding_window_size=new, max_new_tokens=new).compression
+
+    def decode(batch_size: int) -> None:
+        session = Session(model, compression, PROMPTS[:1] * 64, new, batch_size)
+        assert len(list(generate(session, 20, ()))) == 64
+
+    torch.cuda.empty_cache()
+    limit = torch.cuda.memory_reserved() + 2**30
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(limit / total)
+    try:
+        with patch(model):
+            assert halving(64, decode) == 16
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 def test_other_errors_pass() -> None:
@@ -170,7 +193,7 @@ def test_auto(run: Run) -> None:
     assert described["metrics"]["batch_size"] == 5
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@on_gpu
 def test_auto_fills_the_gpu() -> None:
     """With so many slots that some hundred rows of a tiny model take all memory."""
     new, model = 100_000, tiny_model("gqa").cuda()
