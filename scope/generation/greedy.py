@@ -10,6 +10,7 @@ from torch import Tensor
 
 from scope.cache.schedule import RowReport, Schedule
 from scope.generation.session import Session
+from scope.kernels import argmax
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def generate(
             if step < max(closed):
                 endless = logits.index_fill(1, ends, -torch.inf)
                 logits = torch.where(closed_rows > step, endless, logits)
-            choice = logits.argmax(dim=-1)
+            choice = argmax(logits)
             unread.append((choice, session.cache.schedule.snapshot()))
         block = torch.stack([tokens for tokens, _ in unread]).tolist()
         for tokens, (_, counts) in zip(block, unread, strict=True):

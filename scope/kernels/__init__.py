@@ -1,4 +1,4 @@
-"""Attention of one decode step over the slots of a cache, and column sums of a prompt's."""
+"""Decode attention over slots, column sums of a prompt's attention, and what lies around them."""
 
 from importlib.util import find_spec
 
@@ -15,6 +15,15 @@ def has_kernels_for(keys: Tensor) -> bool:
         and keys.dtype in (torch.bfloat16, torch.float16, torch.float32)
         and head_dim in (16, 32, 64, 128)
     )
+
+
+def argmax(logits: Tensor) -> Tensor:
+    """Index of the largest of each row of ``[B, n]``: ``[B]`` int64."""
+    if logits.is_cuda and find_spec("triton") is not None:
+        from scope.kernels import pointwise
+
+        return pointwise.argmax(logits)
+    return logits.argmax(dim=-1)
 
 
 def shared_memory(device: torch.device) -> int:
