@@ -114,7 +114,7 @@ def fused_attention(
         BLOCK_GROUP=block_group,
         HEAD_DIM=head_dim,
         BLOCK_SPLITS=triton.next_power_of_2(splits),
-        BLOCK=128 * warps,
+        BLOCK=256 * warps,
         SCORE=ranking.score,
         MEAN=ranking.reduction == "mean",
         SCORE_DTYPE=_TRITON_DTYPE[ranking.dtype],
