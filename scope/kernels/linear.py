@@ -21,7 +21,7 @@ from torch.nn import functional
 from scope.kernels import shared_memory
 from scope.kernels.pointwise import add_and_norm, silu_and_multiply
 
-# What the blocks on their way take: tuned on an H100, and an A100 has as much.
+# What the blocks on their way take: tuned on an H100 and an H200, and an A100 has as much.
 _SHARED_MEMORY = 160 * 2**10
 # Times the gain, but not yet divided, the residual stream may be too large for float16.
 _WIDE_RANGE = (torch.bfloat16,)
