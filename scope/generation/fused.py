@@ -47,7 +47,8 @@ def fused_step(model: PreTrainedModel, cache: SlotCache, tokens: Tensor) -> Tens
         ``[B, vocabulary]`` logits of the next token.
     """
     # Triton is there only where this runs.
-    from scope.kernels.linear import add_linear, gated_linear, linear, norm
+    from scope.kernels.linear import gated_linear, linear, linear_in_parts
+    from scope.kernels.pointwise import add_and_norm
 
     decoder, head_dim = model.model, model.model.layers[0].self_attn.head_dim
     hidden = decoder.embed_tokens(tokens)
@@ -55,7 +56,7 @@ def fused_step(model: PreTrainedModel, cache: SlotCache, tokens: Tensor) -> Tens
     rotation = cos[:, 0].contiguous(), sin[:, 0].contiguous()
     # Each branch ends in the norm that the next one begins with.
     norms = [layer.input_layernorm for layer in decoder.layers] + [decoder.norm]
-    normed = norm(hidden, norms[0].weight, norms[0].variance_epsilon)
+    normed = add_and_norm(hidden, None, norms[0].weight, norms[0].variance_epsilon)
     for layer, next_norm in zip(decoder.layers, norms[1:], strict=True):
         attention, mlp, inner_norm = layer.self_attn, layer.mlp, layer.post_attention_layernorm
         projections = attention.q_proj, attention.k_proj, attention.v_proj
@@ -73,17 +74,11 @@ def fused_step(model: PreTrainedModel, cache: SlotCache, tokens: Tensor) -> Tens
             sliding_window_of(attention),
             rotation,
         ).view(len(tokens), -1)
-        normed = add_linear(
-            hidden,
-            attended,
-            *_joined(attention.o_proj),
-            inner_norm.weight,
-            inner_norm.variance_epsilon,
-        )
+        branch = linear_in_parts(attended, *_joined(attention.o_proj))
+        normed = add_and_norm(hidden, branch, inner_norm.weight, inner_norm.variance_epsilon)
         inner = gated_linear(normed, *_joined(mlp.gate_proj, mlp.up_proj))
-        normed = add_linear(
-            hidden, inner, *_joined(mlp.down_proj), next_norm.weight, next_norm.variance_epsilon
-        )
+        branch = linear_in_parts(inner, *_joined(mlp.down_proj))
+        normed = add_and_norm(hidden, branch, next_norm.weight, next_norm.variance_epsilon)
     return linear(normed, *_joined(model.lm_head))
 
 

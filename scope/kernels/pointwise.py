@@ -10,10 +10,12 @@ _BLOCK = 1024
 
 
 def add_and_norm(hidden: Tensor, branch: Tensor | None, gain: Tensor, epsilon: float) -> Tensor:
-    """Add a branch ``[B, n]`` to the residual stream, in place, and return its RMSNorm."""
+    """Add a branch to the residual stream ``[B, n]``, in place, and return its RMSNorm.
+
+    The branch comes in parts ``[parts, B, n]``, which are summed up first.
+    """
     rows, width = hidden.shape
     output = torch.empty_like(hidden)
-    block = triton.next_power_of_2(width)
     _add_and_norm[rows,](
         hidden,
         branch,
@@ -21,8 +23,9 @@ def add_and_norm(hidden: Tensor, branch: Tensor | None, gain: Tensor, epsilon: f
         output,
         width,
         epsilon,
-        BLOCK=block,
-        ADD=branch is not None,
+        BLOCK=triton.next_power_of_2(width),
+        PARTS=0 if branch is None else len(branch),
+        num_warps=8,
     )
     return output
 
@@ -55,15 +58,19 @@ def _add_and_norm(
     width,
     epsilon,
     BLOCK: tl.constexpr,
-    ADD: tl.constexpr,
+    PARTS: tl.constexpr,
 ):
     column = tl.arange(0, BLOCK)
     inside = column < width
     place = tl.program_id(0) * width + column
     hidden = tl.load(hidden_ptr + place, mask=inside, other=0.0)
     dtype = hidden.dtype
-    if ADD:
-        hidden += tl.load(branch_ptr + place, mask=inside, other=0.0)
+    if PARTS > 0:
+        branch = tl.load(branch_ptr + place, mask=inside, other=0.0)
+        for part in tl.static_range(1, PARTS):
+            part_ptr = branch_ptr + part * tl.num_programs(0) * width
+            branch += tl.load(part_ptr + place, mask=inside, other=0.0)
+        hidden += branch.to(dtype)
         tl.store(hidden_ptr + place, hidden, mask=inside)
     wide = hidden.to(tl.float32)
     normed = wide * tl.rsqrt(tl.sum(wide * wide) / width + epsilon)
