@@ -31,3 +31,10 @@ def shared_memory(device: torch.device) -> int:
     if device.type != "cuda":
         return 2**20  # the interpreter knows no limit
     return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+
+
+def processors(device: torch.device) -> int:
+    """Streaming multiprocessors, each of which has such fast memory."""
+    if device.type != "cuda":
+        return 1
+    return torch.cuda.get_device_properties(device).multi_processor_count

@@ -6,18 +6,21 @@ joins the splits, and frees the slots of the tokens that must go. Between them o
 tokens that may go are written. Nothing waits for the host: what is due comes as tensors of counts.
 """
 
+from dataclasses import dataclass
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from scope.cache.layer import FREE, Ranking, SlotLayer
-from scope.kernels import shared_memory
+from scope.kernels import processors, shared_memory
 
-_BLOCK = 64
-# At least this many programs keep a large GPU busy; a few splits per head even out its last wave.
-_PROGRAMS = 264
-_FEWEST_SPLITS, _MOST_SPLITS = 3, 16
+_MOST_SPLITS = 32
+# Numbers that a program of the second kernel can hold of its head's splits.
+_HELD_TOGETHER = 2**14
+# Shared memory of a program beside its blocks.
+_OTHER_MEMORY = 2**11
 _TRITON_DTYPE = {
     torch.float32: tl.float32,
     torch.bfloat16: tl.bfloat16,
@@ -48,9 +51,9 @@ def fused_attention(
     """
     batch, heads, slots, head_dim = layer.keys.shape
     group = queries.shape[1] // heads
-    splits = max(triton.cdiv(_PROGRAMS, batch * heads), _FEWEST_SPLITS)
-    splits = min(splits, triton.cdiv(slots, _BLOCK), _MOST_SPLITS)
     block_group = triton.next_power_of_2(group)
+    plan = _plan(layer.keys, block_group)
+    splits = plan.splits
     wide = {"dtype": torch.float32, "device": queries.device}
     logits = torch.empty(batch, heads, group, slots if ranking.score else 0, **wide)
     weighted = torch.empty(batch, heads, splits, group, head_dim, **wide)
@@ -84,14 +87,12 @@ def fused_attention(
         GROUP=group,
         HEAD_DIM=head_dim,
         BLOCK_GROUP=max(16, block_group),
-        BLOCK=_BLOCK,
+        BLOCK=plan.block,
         SCORED=ranking.score is not None,
         ROTATE=rotation is not None,
-        num_warps=2,
-        num_stages=_stages(layer.keys),
+        num_warps=plan.warps,
+        num_stages=plan.stages,
     )
-    # Few programs want to be quick, many to be small.
-    warps = 4 if batch * heads <= 128 else 2
     _finish[heads, batch, 2](
         logits,
         weighted,
@@ -114,19 +115,55 @@ def fused_attention(
         BLOCK_GROUP=block_group,
         HEAD_DIM=head_dim,
         BLOCK_SPLITS=triton.next_power_of_2(splits),
-        BLOCK=256 * warps,
+        BLOCK=256 * plan.finishing_warps,
         SCORE=ranking.score,
         MEAN=ranking.reduction == "mean",
         SCORE_DTYPE=_TRITON_DTYPE[ranking.dtype],
-        num_warps=warps,
+        num_warps=plan.finishing_warps,
     )
     return output
 
 
-def _stages(slots: Tensor) -> int:
-    """Blocks of keys and values on their way at once: three, where there is room."""
-    room = shared_memory(slots.device) - 2**13
-    return max(1, min(3, room // (2 * _BLOCK * slots.shape[-1] * slots.itemsize)))
+@dataclass(frozen=True)
+class _Plan:
+    """How the GPU is shared out.
+
+    Attributes:
+        splits: of the slots of each head, with a program each.
+        block: slots that a program reads at once.
+        stages: blocks on their way at the same time.
+        warps: of these programs.
+        finishing_warps: of the second kernel's programs.
+    """
+
+    splits: int
+    block: int
+    stages: int
+    warps: int
+    finishing_warps: int
+
+
+def _plan(slots: Tensor, block_group: int) -> _Plan:
+    """For keys ``[B, H, S, D]`` and so many queries per head.
+
+    As many programs as run at the same time, without a second wave of a few. Where there are more
+    heads than that, larger blocks and smaller second programs keep the waves even.
+    """
+    batch, heads, length, head_dim = slots.shape
+    stages, programs = _room(slots, block=32)
+    if batch * heads > programs:
+        return _Plan(1, block=64, stages=_room(slots, block=64)[0], warps=2, finishing_warps=2)
+    most = min(_MOST_SPLITS, triton.cdiv(length, 32), _HELD_TOGETHER // (block_group * head_dim))
+    splits = max(1, min(programs // (batch * heads), most))
+    return _Plan(splits, block=32, stages=stages, warps=1, finishing_warps=4)
+
+
+def _room(slots: Tensor, block: int) -> tuple[int, int]:
+    """Stages of such blocks, three if they fit, and how many programs run at the same time."""
+    memory = shared_memory(slots.device)
+    stage = 2 * block * slots.shape[-1] * slots.itemsize
+    stages = max(1, min(3, (memory - _OTHER_MEMORY) // stage))
+    return stages, processors(slots.device) * (memory // (stages * stage + _OTHER_MEMORY))
 
 
 @triton.jit

@@ -25,7 +25,7 @@ def add_and_norm(hidden: Tensor, branch: Tensor | None, gain: Tensor, epsilon: f
         epsilon,
         BLOCK=triton.next_power_of_2(width),
         PARTS=0 if branch is None else len(branch),
-        num_warps=8,
+        num_warps=16,
     )
     return output
 

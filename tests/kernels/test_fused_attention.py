@@ -134,6 +134,12 @@ def test_same_as_torch(name: str, score: str) -> None:
     Twins(case, seed=1).check_equal(case.steps, replace(RANKING, score=score))
 
 
+@pytest.mark.parametrize("name", ["plain", "many blocks", "several losses"])
+def test_more_heads_than_programs_at_a_time(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scope.kernels.fused_attention.processors", lambda device: 0)
+    Twins(CASES[name], seed=9).check_equal(CASES[name].steps, RANKING)
+
+
 @pytest.mark.parametrize("score", ["recent", "random", None])
 def test_scores_that_do_not_look_at_attention(score: str | None) -> None:
     case = Case(period=3)
