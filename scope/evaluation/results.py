@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from scope.errors import ScopeError
+from scope.recall.scoring import is_answer
 
 ORIGINAL_DATASETS = ("gsm8k", "mmlu", "csqa")
 DATASETS = (*ORIGINAL_DATASETS, "recall")
@@ -155,6 +156,11 @@ def read_dataset(folder: ResultFolder, dataset: str) -> DatasetResult:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             record = _parse_record(line, number, path)
+            if dataset == "recall" and not all(map(is_answer, record.answers)):
+                raise ScopeError(
+                    f"{path}:{number}: not answers as the data set recall has them; name the "
+                    f"folder after its own, one of {', '.join(DATASETS)}"
+                )
             key = record.prompt if record.index is None else record.index
             if key in first_line:
                 raise ScopeError(

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from scope.errors import ScopeError
 from scope.harness.jobs import Job
 from scope.longgenbench import instructions
+from scope.recall.scoring import is_answer
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,12 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             and isinstance(row.get("prompt"), str)
             and isinstance(row.get("questions"), list)
             and isinstance(row.get("answers"), list)
+            and row["answers"]
+            and all(isinstance(answer, str) for answer in row["answers"])
         ):
             raise ScopeError(
                 f"data file {path}, line {number}: expected a JSON object with the text prompt and "
-                "the lists questions and answers"
+                "the lists questions and answers, of which answers holds one text or more"
             )
         rows.append(row)
     return rows
@@ -107,6 +110,11 @@ def load_examples(
         room = min(room, job.max_prompt_tokens)
     examples = []
     for index, row in select_rows(job):
+        if job.dataset == "recall" and not all(map(is_answer, row["answers"])):
+            raise ScopeError(
+                f"{job.data_file}, line {index + 1}: not answers as the data set recall has them; "
+                "say with --dataset which one it is"
+            )
         prompt = instructions.render_prompt(
             instruction,
             row["prompt"],

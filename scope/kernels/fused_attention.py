@@ -147,8 +147,8 @@ def _plan(slots: Tensor, block_group: int) -> _Plan:
     """For keys ``[B, H, S, D]`` and so many queries per head.
 
     As many programs as run at the same time, without a second wave of a few. Where there are more
-    heads than that, larger blocks and smaller second programs keep the waves even. Found
-    on an H200, for 8 heads per row of dimension 64 or 128 and 1,281 to 8,193 slots.
+    heads than that, larger blocks and smaller second programs keep the waves even. Found on an
+    H200, for 8 heads per row of dimension 64 or 128 and 1,281 to 8,193 slots.
     """
     batch, heads, length, head_dim = slots.shape
     stages, programs = _room(slots, block=32)

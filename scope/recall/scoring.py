@@ -3,6 +3,11 @@
 from scope.recall.task import SUM
 
 
+def is_answer(text: str) -> bool:
+    """Whether a gold answer has its fields, up to the sum."""
+    return len(text.split()) > SUM
+
+
 def answered(pred: str, answers: list[str]) -> list[bool]:
     """Whether each answer is there, up to its sum; the arguments are those of `score`."""
     gold = [answer.split() for answer in answers]

@@ -136,6 +136,14 @@ def test_a_broken_line_is_named_and_its_folder_is_not_scored(
     assert "H2O+slide" not in output.out
 
 
+def test_answers_of_another_data_set(
+    write: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write([record(0, 4)], dataset="recall")
+    assert eval_gen.main(["--results_dir", str(folder)]) == 2
+    assert "H2O.json:1: not answers as the data set recall has them" in capsys.readouterr().err
+
+
 def test_missing_rows_are_told(
     write: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

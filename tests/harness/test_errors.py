@@ -25,6 +25,7 @@ from scope.harness.cli import main
         ({"fidelity": "exact"}, "unknown fidelity preset 'exact'; expected paper or upstream"),
         ({"fidelity.cached_heads": "all"}, "fidelity.cached_heads is 'all'; expected one of kv"),
         ({"dataset": "trivia"}, "unknown dataset 'trivia'"),
+        ({"dataset": "recall"}, "not answers as the data set recall has them"),
         ({"data_file": "nowhere.jsonl", "dataset": "gsm8k"}, "data file nowhere.jsonl: No such"),
         (
             {"data_file": "mine.jsonl"},
@@ -65,12 +66,17 @@ def test_bad_option(
     assert (tmp_path / "out").exists() == ("compare_with" in options)
 
 
+ROW = '{"prompt": "w1", "questions": [], "answers": ["1"]}\n'
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("", "is empty"),
-        ('{"prompt": "w1", "questions": [], "answers": []}\n{"prompt"\n', "line 2: not JSON"),
-        ('{"prompt": "w1", "answers": []}\n', "line 1: expected a JSON object"),
+        (f'{ROW}{{"prompt"\n', "line 2: not JSON"),
+        ('{"prompt": "w1", "answers": ["1"]}\n', "line 1: expected a JSON object"),
+        (ROW + ROW.replace('"1"', ""), "line 2: expected a JSON object"),
+        (ROW.replace('"1"', "1"), "line 1: expected a JSON object"),
         ('["w1"]\n', "line 1: expected a JSON object"),
         (b"\xff\xfe", "not UTF-8"),
     ],
