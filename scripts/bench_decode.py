@@ -56,6 +56,7 @@ _PEER_STEPS = 50  # a full cache takes up to 0.1 s a step
 
 def main() -> None:
     args = _arguments()
+    compressions = _compressions(args)
     limit_memory(args)
     if args.largest_batch:  # a batch that leaves no room for recording its steps does not fit
         warnings.filterwarnings("error", "decoding without a CUDA graph")
@@ -72,7 +73,7 @@ def main() -> None:
     columns = _BATCH_COLUMNS if args.largest_batch else _SPEED_COLUMNS
     print(_line(columns, {name: name for name in columns}), flush=True)
     results = []
-    for row in _rows(args, bandwidth):
+    for row in _rows(args, compressions, bandwidth):
         results.append(row)
         print(_line(columns, row), flush=True)
     print(json.dumps({**vars(args), "copy_bytes_per_second": bandwidth, "results": results}))
@@ -103,7 +104,25 @@ def _line(columns: dict[str, int], row: dict[str, Any]) -> str:
     return "  ".join([*cells, row.get("error", "")]).rstrip()
 
 
-def _rows(args: argparse.Namespace, bandwidth: float) -> Iterator[dict[str, Any]]:
+def _compressions(args: argparse.Namespace) -> dict[str, Compression]:
+    """Those of our methods."""
+    compressions = {}
+    for method in args.methods:
+        if method not in (*PEERS, *_KVPRESS):
+            compressor, strategy = method.split("+")
+            compressions[method] = Compression(
+                compressor,
+                strategy,
+                max_capacity_prompt=args.max_capacity_prompt,
+                decoding_window_size=args.decoding_window_size,
+                decoding_recent_size=args.decoding_recent_size,
+            )
+    return compressions
+
+
+def _rows(
+    args: argparse.Namespace, compressions: dict[str, Compression], bandwidth: float
+) -> Iterator[dict[str, Any]]:
     kvpress = [method for method in args.methods if method in _KVPRESS]
     if kvpress:  # first, while the whole GPU is free
         yield from _kvpress_rows(args, kvpress)
@@ -117,7 +136,7 @@ def _rows(args: argparse.Namespace, bandwidth: float) -> Iterator[dict[str, Any]
             start = _peer(args, model, method, timing)
         else:
             timing = Timing(args.start, _BLOCKS, args.steps // _BLOCKS)
-            start = partial(_ours, args, model, method)
+            start = partial(_ours, args, model, compressions[method])
         yield from rows(args, model, method, start, timing, bandwidth)
 
 
@@ -169,15 +188,9 @@ def _peer(
 
 
 @torch.inference_mode()
-def _ours(args: argparse.Namespace, model: PreTrainedModel, method: str, batch: int) -> Decoding:
-    compressor, strategy = method.split("+")
-    compression = Compression(
-        compressor,
-        strategy,
-        max_capacity_prompt=args.max_capacity_prompt,
-        decoding_window_size=args.decoding_window_size,
-        decoding_recent_size=args.decoding_recent_size,
-    )
+def _ours(
+    args: argparse.Namespace, model: PreTrainedModel, compression: Compression, batch: int
+) -> Decoding:
     random = torch.Generator().manual_seed(0)
     shape = (batch, args.prompt_length)
     prompts = torch.randint(model.config.vocab_size, shape, generator=random)

@@ -7,6 +7,7 @@ bytes of keys and values, held and allocated, and then, for each step, the host'
 
 import argparse
 import gc
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -51,8 +52,7 @@ Decoding = Iterator[Any]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that every decode benchmark has."""
-    parser.add_argument("--shape", choices=SHAPES, help="random weights of this shape")
-    parser.add_argument("--model_path", help="a model as for from_pretrained, instead of a shape")
+    add_model_arguments(parser)
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32, 96])
     parser.add_argument("--prompt_length", type=int, default=3000)
     parser.add_argument("--max_capacity_prompt", type=int, default=2048)
@@ -61,20 +61,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--largest_batch", action="store_true", help="find the largest batch instead, on a GPU"
     )
     parser.add_argument("--memory_gb", type=float, help="use no more of the GPU, in 1e9 bytes")
-    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 
 
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """End the program with one line where these options cannot be meant."""
-    if (args.shape is None) == (args.model_path is None):
-        parser.error("give either --shape or --model_path")
+    check_model_arguments(parser, args)
+    if min(args.batches) < 1:
+        parser.error(f"--batches {min(args.batches)}: expected at least 1")
     if args.device != "cuda" and (args.largest_batch or args.memory_gb is not None):
         parser.error("--largest_batch and --memory_gb are about a GPU's memory; use --device cuda")
     if args.memory_gb is not None:
         total_gb = _total_memory() / 1e9
         if not 0 < args.memory_gb <= total_gb:
             parser.error(f"--memory_gb {args.memory_gb}: expected at most {total_gb:.1f}")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of every benchmark that say which model, and where."""
+    parser.add_argument("--shape", choices=SHAPES, help="random weights of this shape")
+    parser.add_argument("--model_path", help="a model as for from_pretrained, instead of a shape")
+    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", default=device, choices=["cuda", "cpu"])
+
+
+def check_model_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End the program with one line where those options cannot be meant."""
+    if (args.shape is None) == (args.model_path is None):
+        parser.error("give either --shape or --model_path")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no GPU here; use --device cpu")
 
 
 def limit_memory(args: argparse.Namespace) -> None:
@@ -84,13 +100,23 @@ def limit_memory(args: argparse.Namespace) -> None:
 
 
 def load_model(args: argparse.Namespace) -> PreTrainedModel:
+    """The model, or the end of the program with one line where there is none."""
     torch.manual_seed(0)
     dtype = getattr(torch, args.dtype)
     if args.model_path is not None:
-        return AutoModelForCausalLM.from_pretrained(args.model_path, dtype=dtype).to(args.device)
+        try:
+            model = AutoModelForCausalLM.from_pretrained(args.model_path, dtype=dtype)
+        except (OSError, ValueError) as error:
+            print(f"error: --model_path {args.model_path}: {_line(error)}", file=sys.stderr)
+            sys.exit(2)
+        return model.to(args.device)
     config = LlamaConfig(**SHAPES[args.shape], bos_token_id=None, eos_token_id=None)
     with torch.device(args.device):
         return LlamaForCausalLM._from_config(config, dtype=dtype, attn_implementation="sdpa").eval()
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def fill(cache: Cache, model: PreTrainedModel, batch: int, tokens: int) -> None:
@@ -191,8 +217,12 @@ def largest_batch(
     """
     started = time.perf_counter()
     trial = start(1)
-    _, row_bytes = next(trial)()
-    trial.close()
+    try:
+        _, row_bytes = next(trial)()
+    except torch.OutOfMemoryError:
+        return {"largest_batch": 0, "search_s": round(time.perf_counter() - started, 1)}
+    finally:
+        trial.close()
     found: dict[int, dict[str, float]] = {}
 
     def fits(batch: int) -> bool:

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 import transformers
-from bench_measure import SHAPES, load_model, synchronize
+from bench_measure import add_model_arguments, check_model_arguments, load_model, synchronize
 from transformers import DynamicCache, PreTrainedModel
 
 from scope import Compression, ScopeError, patch
@@ -149,19 +149,15 @@ def _own_prefill(model: PreTrainedModel, prompt: list[int]) -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--shape", choices=SHAPES, help="random weights of this shape")
-    parser.add_argument("--model_path", help="a model as for from_pretrained, instead of a shape")
+    add_model_arguments(parser)
     parser.add_argument(
         "--methods", nargs="+", default=["H2O", "SnapKV"], help="prefill compressors"
     )
     parser.add_argument("--prompt_lengths", nargs="+", type=int, default=[4096, 32768, 131072])
     parser.add_argument("--max_capacity_prompt", type=int, default=2048)
     parser.add_argument("--window_size", type=int, default=8)
-    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
-    if (args.shape is None) == (args.model_path is None):
-        parser.error("give either --shape or --model_path")
+    check_model_arguments(parser, args)
     if min(args.prompt_lengths) < 1:
         parser.error("--prompt_lengths must be at least 1")
     return args

@@ -36,7 +36,7 @@ def bench() -> Iterator[ModuleType]:
         yield importlib.import_module("bench_decode")
 
 
-def test_one_row_per_method_and_batch_as_a_table_and_as_json() -> None:
+def test_one_row_per_method_and_batch_as_a_table_and_as_json(bench: ModuleType) -> None:
     methods = ["H2O+slide", "transformers-dynamic"]
     program = [sys.executable, str(SCRIPTS / "bench_decode.py"), "--batches", "1", "3"]
     program += ["--methods", *methods, *(f"--{name}={value}" for name, value in TINY.items())]
@@ -57,6 +57,16 @@ def test_one_row_per_method_and_batch_as_a_table_and_as_json() -> None:
     assert [row["kv_mb_per_row"] for row in rows] == [
         round(tokens * TOKEN_BYTES / 1e6, 1) for tokens in held
     ]
+    # The floor is for what is read: of the embedding next to nothing, of the slots the taken ones.
+    model = bench.load_model(argparse.Namespace(**TINY, model_path=None))
+    weights = sum(weight.nbytes for weight in model.parameters())
+    weights -= model.get_input_embeddings().weight.nbytes
+    for tokens, row in zip([94, 94, 2033, 2033], rows, strict=True):
+        read = weights + row["batch"] * tokens * TOKEN_BYTES
+        floor = 1e3 * read / report["copy_bytes_per_second"]
+        assert row["floor_ms"] == pytest.approx(floor, rel=0.05, abs=0.01)
+        share = row["floor_ms"] / row["ms_per_step"]
+        assert row["share_of_floor"] == pytest.approx(share, rel=0.1, abs=0.01)
 
 
 @given(capacity=st.integers(0, 1000), excess=st.integers(1, 300))
@@ -77,11 +87,11 @@ def test_the_search_ends_at_most_three_percent_below_the_truth(
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
 def test_a_batch_that_reads_two_prompts_has_all_its_slots(bench: ModuleType, batch: int) -> None:
-    args = argparse.Namespace(**TINY, model_path=None)
+    args = argparse.Namespace(**TINY, model_path=None, methods=["H2O+slide"])
     model = bench.load_model(args)
-    allocated = {}
+    allocated, [compression] = {}, bench._compressions(args).values()
     for args.largest_batch in (False, True):
-        decoding = bench._ours(args, model, "H2O+slide", batch)
+        decoding = bench._ours(args, model, compression, batch)
         usage = next(decoding)
         for _ in range(4):
             next(decoding)
@@ -106,6 +116,7 @@ def test_a_full_cache_ends_where_the_output_does(bench: ModuleType, method: str)
         (["--methods", "kvpress-knorm"], "--methods kvpress-knorm runs in an environment of its"),
         (["--methods", "quest"], "--methods quest: expected COMPRESSOR+STRATEGY, or one of"),
         (["--largest_batch"], "--largest_batch and --memory_gb are about a GPU's memory"),
+        (["--batches", "1", "0"], "--batches 0: expected at least 1"),
         (["--memory_gb", "80"], "--largest_batch and --memory_gb are about a GPU's memory"),
     ],
 )
@@ -121,6 +132,23 @@ def test_bad_options_end_in_one_line(
     with pytest.raises(SystemExit, match="2"):
         bench.main()
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_model_that_is_not_there(
+    bench: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["", "--model_path", "no/such", "--device", "cpu"])
+    with pytest.raises(SystemExit, match="2"):
+        bench.main()
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: --model_path no/such: ")
+
+
+def test_an_unknown_method_ends_before_a_model_is_made(
+    bench: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["", "--shape", "llama-3.1-8b", "--methods", "Quest+slide"])
+    with pytest.raises(bench.ScopeError, match="unknown method 'Quest'"):
+        bench.main()
 
 
 def test_an_environment_without_kvpress_costs_its_rows_alone(bench: ModuleType) -> None:

@@ -295,7 +295,10 @@ class SlotCache(Cache):
 
             attend = partial(fused_attention, rotation=rotation)
         layer = self.layers[layer_idx]
-        output = attend(layer, queries, keys, values, positions, scaling, sliding_window, ranking)
+        with torch.cuda.device_of(keys):  # where Triton launches, whatever the tensors' device
+            output = attend(
+                layer, queries, keys, values, positions, scaling, sliding_window, ranking
+            )
         return output[:, :, None]
 
     @property

@@ -40,7 +40,8 @@ class SlotLayer(CacheLayerMixin):
         keys, values: ``[B, H, S, D]``.
         positions: ``[B, H, S]`` int32, the position of the token in its sequence, or FREE.
         ranks: ``[B, H, S]`` int32, the order in which a head's tokens entered the cache, or FREE.
-        scores: ``[B, H, S]`` float32, attention that each token has received since it came.
+        scores: ``[B, H, S]`` float32, attention that each token has received since it came; kept
+            where tokens compete by it.
         vacant: ``[B, H]`` int32, the free slot that the next token takes.
         newest: ``[B]`` int32 rank of each row's newest token.
         protected: ``[B]`` int32, ranks below it are never evicted.
@@ -82,6 +83,8 @@ class SlotLayer(CacheLayerMixin):
         places = kept[..., None].expand(-1, -1, keys.shape[-1])
         self.keys[row, :, :count] = keys.gather(1, places)
         self.values[row, :, :count] = values.gather(1, places)
+        # Free slots have weight 0, but 0 times what an overflow has left behind would be NaN.
+        self.values[row, :, count:] = 0.0
         self.positions[row] = self.ranks[row] = FREE
         self.positions[row, :, :count] = kept.to(torch.int32)
         self.ranks[row, :, :count] = torch.arange(count, dtype=torch.int32, device=kept.device)

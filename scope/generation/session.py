@@ -77,7 +77,8 @@ class Session:
             return self._forward(tokens[:, None])
         tokens = tokens.to(self.model.device)
         self.cache.begin_forward(len(tokens), 1, None, tokens.device)
-        return self._fast(tokens)
+        with torch.cuda.device_of(tokens):  # where Triton launches and graphs are recorded
+            return self._fast(tokens)
 
     @cached_property
     def _fast(self) -> Graphed | None:

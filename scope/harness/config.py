@@ -231,7 +231,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ScopeError(f"--config {path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ScopeError(f"--config {path}: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ScopeError(f"--config {path}: a mapping of options was expected")
@@ -243,6 +243,7 @@ def _run_config(values: dict[str, Any]) -> RunConfig:
     overrides: dict[str, Any] = {}
     known = {option.name: option for option in _options()}
     for name, value in values.items():
+        name = str(name)
         if name.startswith("fidelity."):
             overrides[name.removeprefix("fidelity.")] = value
         elif name in known:

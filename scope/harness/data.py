@@ -78,12 +78,18 @@ def file_hash(path: Path) -> str:
 
 
 def select_rows(job: Job) -> list[tuple[int, dict[str, Any]]]:
-    """The rows that a job runs, each with its number in the data file."""
+    """The rows that a job runs, each with its number in the data file.
+
+    Raises:
+        ScopeError: an unreadable data file, or one of which nothing is left.
+    """
     rows = [
         (index, row)
         for index, row in enumerate(read_rows(job.data_file))
         if index not in job.drop_rows
     ]
+    if not rows:
+        raise ScopeError(f"{job.data_file}: --drop_rows leaves none of its examples")
     return rows[: job.max_num_examples]
 
 

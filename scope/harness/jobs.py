@@ -119,6 +119,19 @@ def _datasets(run: RunConfig) -> list[str]:
     return chosen
 
 
+def _check_device(name: str) -> None:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ScopeError(
+            f"--device {name}: torch knows no such device; expected cuda, cuda:1 ... or cpu"
+        ) from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ScopeError(f"--device {name}: torch sees no GPU here; use --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ScopeError(f"--device {name}: torch sees {torch.cuda.device_count()} GPUs here")
+
+
 def _job(run: RunConfig, dataset: str) -> Job:
     upstream = run.fidelity.lower() == "upstream"
     compression = run.compression
@@ -130,8 +143,7 @@ def _job(run: RunConfig, dataset: str) -> Job:
     )
     model_name = Path(run.model_path).name.lower().removesuffix(".gguf")
     device = run.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device.split(":")[0] == "cuda" and not torch.cuda.is_available():
-        raise ScopeError(f"--device {device}: torch sees no GPU here; use --device cpu")
+    _check_device(device)
     dtype = "float16" if upstream else "float32" if device == "cpu" else "bfloat16"
     drop_rows = _PUBLISHED_MMLU_DROPS if upstream and dataset == "mmlu" else ()
     return Job(

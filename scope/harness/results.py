@@ -109,9 +109,18 @@ class RunFile:
         return run
 
     def write(self, run: dict[str, Any]) -> None:
-        """Replace the file in one piece."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(self.path, (json.dumps(run, indent=1) + "\n").encode())
+        """Replace the file in one piece.
+
+        Raises:
+            ScopeError: where nothing can be written.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            _replace(self.path, (json.dumps(run, indent=1) + "\n").encode())
+        except OSError as error:
+            raise ScopeError(
+                f"{self.path}: cannot be written ({error.strerror}); use another --save_dir"
+            ) from None
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -49,28 +49,29 @@ def run_job(job: Job, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     run = run_file.open(config)
     indices = [example.index for example in examples]
     done = result_file.resume(indices)
-    run |= {
-        "data": {
-            "file": str(job.data_file),
-            "sha256": config["data_sha256"],
-            "rows": indices,
-            "meta": read_meta(job.data_file),
-        },
-        "environment": _environment(job),
-    }
-    run_file.write(run)
-    torch.manual_seed(job.seed)
     metrics = run.setdefault("metrics", {})
+    compared = metrics.get("agreement", {}).get("compared_with")
+    reference = None
+    if job.compare_with is not None and compared != str(job.compare_with):
+        reference = _reference_texts(job.compare_with, examples)
+    run["data"] = {
+        "file": str(job.data_file),
+        "sha256": config["data_sha256"],
+        "rows": indices,
+        "meta": read_meta(job.data_file),
+    }
+    torch.manual_seed(job.seed)
     if len(done) < len(examples):
+        run["environment"] = _environment(job)
+        run_file.write(run)
         metrics |= _generate_all(job, model, tokenizer, examples, done, result_file)
         run_file.write(run)
     result_file.sort(indices)
     records = result_file.records()
     metrics |= _summary(records)
     run["warnings"] = _warnings(job, records)
-    compared = metrics.get("agreement", {}).get("compared_with")
-    if job.compare_with is not None and compared != str(job.compare_with):
-        metrics["agreement"] = _agreement(job, model, examples)
+    if reference is not None:
+        metrics["agreement"] = _agreement(job, model, examples, reference)
     run_file.write(run)
     return run
 
@@ -206,8 +207,9 @@ def _warnings(job: Job, records: list[dict[str, Any]]) -> list[str]:
     return warnings
 
 
-def _agreement(job: Job, model: PreTrainedModel, examples: list[Example]) -> dict[str, Any]:
-    texts = _reference_texts(job.compare_with, examples)
+def _agreement(
+    job: Job, model: PreTrainedModel, examples: list[Example], texts: list[list[int]]
+) -> dict[str, Any]:
     prompts = [example.tokens for example in examples]
     predictions = max(map(len, texts)) * model.config.vocab_size * model.dtype.itemsize
     batch_size = first_batch_size(job, model, prompts, extra_bytes=predictions)
@@ -236,7 +238,7 @@ def _reference_texts(path: Path, examples: list[Example]) -> list[list[int]]:
         return [records[example.index]["generated_ids"] for example in examples]
     except OSError as error:
         raise ScopeError(f"--compare_with {path}: {error.strerror}") from None
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         raise ScopeError(
             f"--compare_with {path}: expected a finished result file of this program on the same "
             "data file"
@@ -247,18 +249,21 @@ def _environment(job: Job) -> dict[str, Any]:
     name = f"{os.cpu_count()} cores of {platform.machine()}"
     if job.device.startswith("cuda"):
         name = torch.cuda.get_device_name(job.device)
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "device": name,
         "threads": torch.get_num_threads(),
-        "git_commit": commit.stdout.strip() or None,
+        "git_commit": _git_commit(),
     }
+
+
+def _git_commit() -> str | None:
+    """This program's, where it runs from a git repository and git is installed."""
+    command, folder = ["git", "rev-parse", "HEAD"], Path(__file__).parent
+    try:
+        process = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return process.stdout.strip() or None

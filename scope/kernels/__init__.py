@@ -22,7 +22,8 @@ def argmax(logits: Tensor) -> Tensor:
     if logits.is_cuda and find_spec("triton") is not None:
         from scope.kernels import pointwise
 
-        return pointwise.argmax(logits)
+        with torch.cuda.device_of(logits):
+            return pointwise.argmax(logits)
     return logits.argmax(dim=-1)
 
 

@@ -43,7 +43,8 @@ def slot_attention(
     )
     if ranking.score is not None:
         received = reduce_group(probabilities.to(ranking.dtype), ranking.reduction).float()
-        layer.scores[:, :, used] += received
+        if ranking.score == "cumulative":
+            layer.scores[:, :, used] += received
         if layer.most_losses > 0:
             layer.evict(ranking, received)
     layer.find_vacant()
@@ -59,6 +60,5 @@ def _attend(
     logits = (grouped @ keys.transpose(2, 3)) * scaling
     logits = logits.masked_fill(~visible[:, :, None], -torch.inf)
     probabilities = logits.softmax(dim=-1, dtype=torch.float32)
-    # A free slot may hold anything a freed row left behind, but never NaN: 0 * stale is 0.
     output = probabilities.to(values.dtype) @ values
     return output.view(batch, -1, head_dim), probabilities

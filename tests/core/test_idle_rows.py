@@ -74,3 +74,23 @@ def test_a_step_needs_some_prompt() -> None:
         session.release(1)
         with pytest.raises(ScopeError, match="the cache has 3, 0 of them with a prompt"):
             session.step(torch.tensor([1, 2, 3]))
+
+
+def test_nothing_is_left_of_an_overflow() -> None:
+    """What a row's last example has left in its slots does not reach the next one."""
+    model = tiny_model("gqa").to(DEVICE)
+    with patch(model), torch.inference_mode():
+        fresh, used = (Session(model, COMPRESSIONS[0], PROMPTS, 20) for _ in range(2))
+        used.prefill()
+        for _ in range(6):
+            used.step(torch.tensor([1, 2, 3], device=DEVICE))
+        for layer in used.cache.layers:
+            layer.keys.fill_(torch.nan)
+            layer.values.fill_(torch.nan)
+        for row, prompt in enumerate([1, 1, 0]):
+            used.release(row)
+            used.admit(row, prompt)
+            fresh.admit(row, prompt)
+        for token in range(8):
+            tokens = torch.full((3,), token, device=DEVICE)
+            torch.testing.assert_close(used.step(tokens), fresh.step(tokens))

@@ -21,6 +21,7 @@ def arguments_of(model: Path, data: Path, save_dir: Path, **options: Any) -> lis
         "decoding_recent_size": 6,
         "max_new_tokens": 40,
         "batch_size": 2,
+        "device": "cpu",
         "instruction_file": instruction_file(data.parent),
     } | options
     return [text for key, value in settings.items() for text in (f"--{key}", str(value))]

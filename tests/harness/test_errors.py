@@ -5,8 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from scope.harness.cli import main
+from tests.harness.running import arguments_of
 
 
 @pytest.mark.parametrize(
@@ -38,6 +40,9 @@ from scope.harness.cli import main
         ({"attn_implementation": "flash_attention_2"}, "needs the flash-attn package"),
         ({"prompt_style": "chat"}, "no chat template"),
         ({"device": "cuda"}, "torch sees no GPU here"),
+        ({"device": "gpu"}, "--device gpu: torch knows no such device"),
+        ({"save_dir": __file__}, "run.json: cannot be written (Not a directory)"),
+        ({"compare_with": __file__}, "expected a finished result file of this program"),
         ({"config": "nowhere.yaml"}, "--config nowhere.yaml"),
         ({"compare_with": "nowhere.json", "max_new_tokens": 2}, "--compare_with nowhere.json"),
     ],
@@ -51,19 +56,19 @@ def test_bad_option(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    if options.get("attn_implementation") and shutil.which("nvidia-smi"):
-        pytest.skip("flash-attn may be installed here")
+    if torch.cuda.is_available() and options.keys() & {"attn_implementation", "device"}:
+        pytest.skip("a GPU and flash-attn may be there")
     settings = {
         "model_path": model_folder,
         "data_file": data_file,
         "save_dir": tmp_path / "out",
         "max_new_tokens": 8,
         "max_num_examples": 1,
+        "device": "cpu",
     } | options
     code = main([text for key, value in settings.items() for text in (f"--{key}", str(value))])
     check(code, capsys.readouterr().err, message)
-    # Only the comparison comes after a generation.
-    assert (tmp_path / "out").exists() == ("compare_with" in options)
+    assert not (tmp_path / "out").exists()
 
 
 ROW = '{"prompt": "w1", "questions": [], "answers": ["1"]}\n'
@@ -106,6 +111,7 @@ def test_bad_data_file(
         ("model_path: m\nbatch_size: many\n", "batch_size is 'many'; expected number or auto"),
         ("model_path: m\npooling: median\n", "pooling is 'median'; expected one of maxpool"),
         ("model_path: m\nfidelity.sinks: 4\n", "unknown fidelity switch 'sinks'"),
+        ("model_path: m\n3: H2O\n", "unknown option '3'"),
         ("method: H2O\n", "--model_path is missing"),
     ],
 )
@@ -115,6 +121,30 @@ def test_bad_yaml(
     config = tmp_path / "config.yaml"
     config.write_text(content)
     check(main(["--config", str(config)]), capsys.readouterr().err, message)
+
+
+def test_no_rows_left(
+    model_folder: Path, data_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = arguments_of(model_folder, data_file, tmp_path / "out")
+    code = main([*arguments, "--drop_rows", *"01234"])
+    check(code, capsys.readouterr().err, "--drop_rows leaves none of its examples")
+
+
+def test_yaml_that_is_not_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_bytes(b"model_path: \xff\n")
+    check(main(["--config", str(config)]), capsys.readouterr().err, "can't decode byte 0xff")
+
+
+def test_comparison_with_something_else(
+    model_folder: Path, data_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other, out = tmp_path / "other.json", tmp_path / "out"
+    other.write_text("[1]\n")
+    arguments = arguments_of(model_folder, data_file, out, compare_with=other)
+    check(main(arguments), capsys.readouterr().err, "expected a finished result file")
+    assert not out.exists()
 
 
 def test_unsupported_model(

@@ -121,10 +121,18 @@ def test_lines_come_as_examples_end(run: Run, monkeypatch: pytest.MonkeyPatch) -
 def test_finished_run_is_left_alone(run: Run) -> None:
     folder = run()
     before = {path: path.stat().st_mtime_ns for path in folder.glob("H2O.json")}
-    metrics = json.loads((folder / "run.json").read_text())["metrics"]
+    described = json.loads((folder / "run.json").read_text())
+    described["environment"]["torch"] = "of the day it ran"
+    (folder / "run.json").write_text(json.dumps(described))
     run()
     assert {path: path.stat().st_mtime_ns for path in folder.glob("H2O.json")} == before
-    assert json.loads((folder / "run.json").read_text())["metrics"] == metrics
+    assert json.loads((folder / "run.json").read_text()) == described
+
+
+def test_without_git(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    described = json.loads((run() / "run.json").read_text())
+    assert described["environment"]["git_commit"] is None
 
 
 def test_killed_before_the_metrics_were_written(run: Run) -> None:

@@ -43,7 +43,9 @@ CASES = {
     "head dim 64": Case(head_dim=64, pool=6, steps=9),
     "head dim 128": Case(head_dim=128, pool=6, steps=9),
     "many blocks": Case(prompts=(300, 64, 130), pool=6, steps=9),
-    "pool of many blocks": Case(prompts=(600,), protected=2, pool=590, steps=3),
+    "pool of many blocks": Case(
+        prompts=(2300, 1100), protected=3, pool=1060, heads=1, group=2, steps=3
+    ),
     "nearly empty": Case(prompts=(1, 2), protected=0, pool=6, steps=10),
     "one loud token": Case(sharpness=8.0),
     "sliding window": Case(window=9),
@@ -141,8 +143,8 @@ def test_more_heads_than_programs_at_a_time(name: str, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("score", ["recent", "random", None])
-def test_scores_that_do_not_look_at_attention(score: str | None) -> None:
-    case = Case(period=3)
+@pytest.mark.parametrize("case", [Case(period=3), CASES["pool of many blocks"]], ids=["", "many"])
+def test_scores_that_do_not_look_at_attention(case: Case, score: str | None) -> None:
     Twins(case, seed=2).check_equal(case.steps, replace(RANKING, score=score))
 
 
@@ -151,9 +153,14 @@ def test_largest_of_the_group(score: str) -> None:
     Twins(Case(), seed=3).check_equal(10, replace(RANKING, score=score, reduction="max"))
 
 
-def test_equal_scores_lose_the_newest() -> None:
+@pytest.mark.parametrize(
+    "case",
+    [Case(), Case(prompts=(1300,), protected=3, pool=1290, heads=1, group=2)],
+    ids=["", "many blocks"],
+)
+def test_equal_scores_lose_the_newest(case: Case) -> None:
     """Nothing but one token is seen, so all others have received exactly nothing."""
-    case = Case(period=4, sharpness=3000.0)
+    case = replace(case, period=4, sharpness=3000.0)
     Twins(case, seed=4).check_equal(12, RANKING, tolerance=1e-3)
 
 
