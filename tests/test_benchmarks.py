@@ -89,14 +89,18 @@ def test_the_search_ends_at_most_three_percent_below_the_truth(
 def test_a_batch_that_reads_two_prompts_has_all_its_slots(bench: ModuleType, batch: int) -> None:
     args = argparse.Namespace(**TINY, model_path=None, methods=["H2O+slide"])
     model = bench.load_model(args)
-    allocated, [compression] = {}, bench._compressions(args).values()
+    held, allocated, [compression] = {}, {}, bench._compressions(args).values()
     for args.largest_batch in (False, True):
         decoding = bench._ours(args, model, compression, batch)
         usage = next(decoding)
         for _ in range(4):
             next(decoding)
-        allocated[args.largest_batch] = usage()[1]
+        held[args.largest_batch], allocated[args.largest_batch] = usage()
     assert allocated[True] == allocated[False] == batch * 97 * TOKEN_BYTES
+    # After four steps: of two prompts C is kept, of the others the one token that was read.
+    two, others = min(batch, 2), max(batch - 2, 0)
+    assert held[True] == (two * 64 + others + 4 * batch) * TOKEN_BYTES
+    assert held[False] == batch * (64 + 4) * TOKEN_BYTES
 
 
 @pytest.mark.parametrize("method", ["transformers-dynamic", "transformers-static-compiled"])

@@ -38,6 +38,12 @@ def test_linear(rows: int, dtype: torch.dtype, biased: bool) -> None:
     close(gated_linear(x, weight, bias), functional.silu(gate) * up, 2 * TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("dtype", list(TOLERANCE)[1:])
+def test_wide_linear(dtype: torch.dtype) -> None:
+    x, weight = random(2, 128, dtype=dtype), random(6144, 128, seed=1, dtype=dtype) / 16
+    close(linear(x, weight), functional.linear(x.double(), weight.double()), TOLERANCE[dtype])
+
+
 def close(actual: torch.Tensor, exact: torch.Tensor, tolerance: float) -> None:
     torch.testing.assert_close(actual.double(), exact, rtol=tolerance, atol=tolerance)
 
