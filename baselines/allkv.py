@@ -3,25 +3,16 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
-from scope.methods.prefill import PrefillCompressor
-from scope.methods.prompt import PromptAttention
+from scope.budgets.whole import Whole
+from scope.methods.budget import Budget
+from scope.methods.compressor import Compressor
 
 
 @dataclass(frozen=True)
-class ALLKV(PrefillCompressor):
+class ALLKV(Compressor):
     """Keeps every prompt token."""
 
     name: ClassVar[str] = "ALLKV"
-
-    def capacities(self, prompt_length: int, num_layers: int) -> list[int]:
-        return [prompt_length] * num_layers
-
-    def nominal_capacity(self, prompt_length: int) -> int:
-        return prompt_length
-
-    def keep(self, attention: PromptAttention, capacity: int) -> Tensor:
-        positions = torch.arange(capacity, device=attention.keys.device)
-        return positions.expand(attention.keys.shape[0], -1)
+    about: ClassVar[str] = "everything"
+    budget: ClassVar[type[Budget]] = Whole
+    takes_budget: ClassVar[bool] = False

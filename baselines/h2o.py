@@ -1,14 +1,21 @@
 """H2O: heavy hitters, the tokens that have received most attention so far."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-import numpy as np
 from torch import Tensor
 
-from scope.methods.decoding import Counts, DecodingStrategy, Score
-from scope.methods.prefill import ScoredCompressor
-from scope.methods.prompt import PromptAttention
+from scope.budgets.uniform import Uniform
+from scope.kernels.tensors import GroupReduction
+from scope.methods.budget import Budget
+from scope.methods.compressor import ScoredCompressor
+from scope.methods.fidelity import Fidelity
+from scope.methods.options import option
+from scope.methods.prompt import Prompt
+from scope.methods.score import Score
+from scope.methods.strategy import RecentWindow
+from scope.scores.cumulative import Cumulative
+from scope.scores.current import Current
 
 
 @dataclass(frozen=True)
@@ -16,44 +23,53 @@ class H2O(ScoredCompressor):
     """Scores the prompt by the attention that each token receives from all queries.
 
     H2O, arXiv 2306.14048, section 4: column sums of the causal attention matrix.
-
-    Attributes:
-        causal_prefill_scores: if false, rows before the window also attend to later tokens, as in
-            the published SCOPE code.
     """
 
     name: ClassVar[str] = "H2O"
+    about: ClassVar[str] = "what all queries attend to (causal column sums)"
+    budget: ClassVar[type[Budget]] = Uniform
+    causal: ClassVar[bool] = True
 
-    causal_prefill_scores: bool
+    group_reduction: GroupReduction = option(
+        "mean", "how the attention of the query heads of a KV head becomes one number"
+    )
 
-    def scores(self, attention: PromptAttention) -> Tensor:
-        window_start = attention.length - self.window_size
-        if self.causal_prefill_scores:
-            received = attention.received
-        else:
-            received = attention.column_sums(first_causal_row=window_start)
-        return received[:, :window_start]
+    @classmethod
+    def under(cls, fidelity: Fidelity) -> type["H2O"]:
+        return cls if fidelity.causal_prefill_scores else PublishedH2O
+
+    def score(self, prompt: Prompt) -> Tensor:
+        first_causal_row = 0 if self.causal else prompt.length - self.window_size
+        return prompt.received(reduction=self.group_reduction, first_causal_row=first_causal_row)
 
 
 @dataclass(frozen=True)
-class H2ODecoding(DecodingStrategy):
+class PublishedH2O(H2O):
+    """As the published SCOPE code has it: queries before the window also look at later tokens."""
+
+    causal: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class H2ODecoding(RecentWindow):
     """One budget of C + W over prompt and generation: the last R, and the heaviest of the others.
 
-    Attributes:
-        decoding_window_size: W.
-        h2o_decoding_score: ``cumulative``, the paper's: attention summed over all queries since the
-            token came, those of the prompt included; ``current``: the last query's alone.
+    The paper's score is attention summed over all queries since the token came, those of the prompt
+    included.
     """
 
     name: ClassVar[str] = "h2o"
+    about: ClassVar[str] = "baseline: one budget C + W for prompt and generation, heaviest stay"
     unified: ClassVar[bool] = True
+    score: ClassVar[type[Score] | None] = Cumulative
 
-    decoding_window_size: int
-    h2o_decoding_score: Literal["cumulative", "current"]
+    @classmethod
+    def under(cls, fidelity: Fidelity) -> type["H2ODecoding"]:
+        return PublishedH2ODecoding if fidelity.h2o_decoding_score == "current" else cls
 
-    @property
-    def ranks_by(self) -> Score:
-        return self.h2o_decoding_score
 
-    def pool(self, step: Counts) -> Counts:
-        return np.full_like(step, self.decoding_window_size)
+@dataclass(frozen=True)
+class PublishedH2ODecoding(H2ODecoding):
+    """As the published SCOPE code has it: by the last query's attention alone."""
+
+    score: ClassVar[type[Score] | None] = Current

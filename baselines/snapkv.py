@@ -6,8 +6,13 @@ from typing import ClassVar, Literal
 from torch import Tensor
 from torch.nn import functional
 
-from scope.methods.prefill import ScoredCompressor
-from scope.methods.prompt import PromptAttention
+from scope.budgets.uniform import Uniform
+from scope.errors import ScopeError
+from scope.kernels.tensors import GroupReduction
+from scope.methods.budget import Budget
+from scope.methods.compressor import ScoredCompressor
+from scope.methods.options import option
+from scope.methods.prompt import Prompt
 
 
 @dataclass(frozen=True)
@@ -16,19 +21,25 @@ class SnapKV(ScoredCompressor):
 
     SnapKV, arXiv 2404.14469, section 4. The scores of a group's query heads are reduced before
     pooling. ``avgpool`` counts the zeros beyond both ends of the prompt.
-
-    Attributes:
-        kernel_size: odd width of the pooling kernel, in tokens.
-        pooling: ``maxpool`` or ``avgpool``.
     """
 
     name: ClassVar[str] = "SnapKV"
+    about: ClassVar[str] = "what the last w queries attend to, pooled over neighbours"
+    budget: ClassVar[type[Budget]] = Uniform
 
-    kernel_size: int
-    pooling: Literal["maxpool", "avgpool"]
+    kernel_size: int = option(7, "pooling width of the prompt's scores, odd")
+    pooling: Literal["maxpool", "avgpool"] = option("maxpool", "pooling of the prompt's scores")
+    group_reduction: GroupReduction = option(
+        "mean", "how the attention of the query heads of a KV head becomes one number"
+    )
 
-    def scores(self, attention: PromptAttention) -> Tensor:
-        first_window_row = attention.length - self.window_size
-        sums = attention.column_sums(first_row=first_window_row)[:, :first_window_row]
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
+            raise ScopeError(f"kernel_size is {self.kernel_size}; it must be odd and positive")
+
+    def score(self, prompt: Prompt) -> Tensor:
+        sums = prompt.received(last=self.window_size, reduction=self.group_reduction)
         pool = functional.max_pool1d if self.pooling == "maxpool" else functional.avg_pool1d
-        return pool(sums, self.kernel_size, stride=1, padding=self.kernel_size // 2)
+        before_window = sums[:, : prompt.length - self.window_size]
+        return pool(before_window, self.kernel_size, stride=1, padding=self.kernel_size // 2)

@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    "Compression": "scope.methods.compression",
+    "Compression": "scope.compression",
     "Fidelity": "scope.methods.fidelity",
     "ScopeError": "scope.errors",
     "SlotCache": "scope.cache.cache",

@@ -10,7 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,9 @@ from transformers.modeling_utils import PreTrainedModel
 
 from scope import Compression, Fidelity, SlotCache, patch
 from scope.generation.session import Session
-from scope.methods.prefill import PrefillCompressor
-from scope.methods.prompt import PromptAttention
+from scope.methods.budget import Share
+from scope.methods.compressor import Compressor
+from scope.methods.prompt import Prompt
 
 LOGIT_TOLERANCE = 2e-4
 ARCHITECTURES = {
@@ -89,7 +90,7 @@ def compression_of(runtime: dict[str, Any]) -> Compression:
     """The settings of a golden run, under the upstream preset."""
     # The published code gives these two methods a delta of its own, whatever the runner asks for.
     ignores_delta = runtime["method"] in ("snapkv", "pyramidkv")
-    return Compression(
+    return Compression.from_shared(
         method=runtime["method"],
         decoding_metric=runtime["decoding_metric"],
         max_capacity_prompt=runtime["max_capacity_prompt"],
@@ -137,7 +138,8 @@ def replay(model: PreTrainedModel, case: Case) -> list[str]:
                 same = len(held) == len(wanted) and np.allclose(held, wanted, rtol=1e-6, atol=0)
                 report.check("prefill scores", 0, same, f"layer {layer_idx} head {head}")
         session = Session(model, case.compression, [case.prompt], steps)
-        session.cache.compressor = _GoldenChoice(case.compression.max_capacity_prompt, expected)
+        recipe = session.cache.recipe
+        session.cache.recipe = replace(recipe, compressor=_GoldenChoice(expected))
     for step in range(steps + 1):
         token = torch.tensor(case.forced[step - 1 : step])
         logits = session.prefill() if step == 0 else session.step(token)
@@ -146,16 +148,13 @@ def replay(model: PreTrainedModel, case: Case) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _GoldenChoice(PrefillCompressor):
+class _GoldenChoice(Compressor):
     """Keeps what the golden run kept, layer after layer."""
 
     golden: Mapping[str, NDArray]
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "layer", count())
-
-    def keep(self, attention: PromptAttention, capacity: int) -> Tensor:
-        return torch.from_numpy(self.golden[f"prefill_kept_{next(self.layer)}"].astype(np.int64))
+    def keep(self, prompt: Prompt, share: Share) -> Tensor:
+        return torch.from_numpy(self.golden[f"prefill_kept_{prompt.layer}"].astype(np.int64))
 
 
 @dataclass

@@ -70,7 +70,7 @@ def attention_forward(
             sliding_window=sliding_window,
             **kwargs,
         )
-        cache.store_prompt(*states)
+        cache.store_prompt(*states, hidden_states)
     else:
         output = cache.attend(*states).transpose(1, 2)
     return self.o_proj(output.reshape(batch, length, -1)), weights

@@ -63,7 +63,8 @@ def _begin_forward(
         tokens = kwargs["inputs_embeds"]
     batch, length = tokens.shape[:2]
     mask = kwargs.get("attention_mask")
-    positions = cache.begin_forward(batch, length, mask, tokens.device)
+    ids = tokens if tokens.dim() == 2 else None
+    positions = cache.begin_forward(batch, length, mask, tokens.device, ids)
     kwargs = {**kwargs, "position_ids": positions}
     if not cache.prefilling:
         # A mask that is 4D already is passed on as it is, and attention to slots ignores it.

@@ -1,7 +1,6 @@
 """The cache that a model generates with: slots, and the counts that say which of them to free."""
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -9,13 +8,16 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
 
-from scope.cache.layer import Ranking, SlotLayer
-from scope.cache.schedule import Schedule, slots_needed
+from scope.cache.layer import SlotLayer
+from scope.cache.plan import CachePlan, slots_needed
+from scope.cache.schedule import Schedule
+from scope.cache.step import decode
 from scope.errors import ScopeError
-from scope.kernels import has_kernels_for
-from scope.kernels.slot_attention import slot_attention
-from scope.methods.compression import Compression
-from scope.methods.prompt import PromptAttention
+from scope.kernels import backend_for
+from scope.kernels.tensors import NewTokens, Sight, StepCounts, mixed
+from scope.methods.budget import Share
+from scope.methods.prompt import Entries, Prompt
+from scope.methods.recipe import Configuration
 
 
 class SlotCache(Cache):
@@ -34,15 +36,15 @@ class SlotCache(Cache):
 
     Attributes:
         layers: one `SlotLayer` per layer of the model.
-        compressor: chooses what stays of a prompt.
-        strategy: decides how much of the generation stays.
+        recipe: the methods, for this T.
+        plan: sizes; None before the first prompt.
         schedule: how many tokens each layer and row holds; None before the first prompt.
     """
 
     def __init__(
         self,
         config: PreTrainedConfig,
-        compression: Compression,
+        compression: Configuration,
         max_new_tokens: int,
         batch_size: int | None = None,
         prompt_lengths: Sequence[int] | None = None,
@@ -51,12 +53,9 @@ class SlotCache(Cache):
             raise ScopeError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
         super().__init__(layers=[SlotLayer(index) for index in range(config.num_hidden_layers)])
         self.config = config
-        self.compression = compression
         self.max_new_tokens = max_new_tokens
         self._batch_size, self._prompt_lengths = batch_size, prompt_lengths
-        self.strategy = compression.strategy(max_new_tokens)
-        self.compressor = compression.compressor
-        self._score = compression.score(self.strategy) if self.strategy.evicts else None
+        self.recipe = compression.recipe(max_new_tokens)
         self.reset()
 
     def reset(self) -> None:
@@ -65,8 +64,11 @@ class SlotCache(Cache):
             layer.is_initialized = False
             layer.keys = layer.values = None
             layer.used = 0
+        self.plan: CachePlan | None = None
         self.schedule: Schedule | None = None
         self.prefilling = False
+        # Prompts of which the budget must see every layer first, by row.
+        self._waiting: dict[int, list[Prompt]] = {}
         self._admitted: list[int] | None = None
         self._padded_length = 0
         self._counts: Tensor | None = None
@@ -78,7 +80,12 @@ class SlotCache(Cache):
         self._admitted = list(rows)
 
     def begin_forward(
-        self, batch_size: int, num_tokens: int, attention_mask: Tensor | None, device: torch.device
+        self,
+        batch_size: int,
+        num_tokens: int,
+        attention_mask: Tensor | None,
+        device: torch.device,
+        tokens: Tensor | None = None,
     ) -> Tensor:
         """Start a prefill or a decode step in every layer at once.
 
@@ -87,6 +94,7 @@ class SlotCache(Cache):
             num_tokens: tokens per row of this forward.
             attention_mask: ``[batch_size, num_tokens]``, 0 for padding on the left; None for none.
             device: where the positions are wanted.
+            tokens: ``[batch_size, num_tokens]`` ids, of which chance depends where they are given.
 
         Returns:
             ``[batch_size, num_tokens]`` position of each token in its own sequence.
@@ -98,7 +106,7 @@ class SlotCache(Cache):
             self.admit(range(batch_size))
         self.prefilling = self._admitted is not None
         if self.prefilling:
-            return self._begin_prefill(batch_size, num_tokens, attention_mask, device)
+            return self._begin_prefill(batch_size, num_tokens, attention_mask, device, tokens)
         if num_tokens != 1:
             raise ScopeError(
                 f"the cache already holds a generation and got {num_tokens} tokens more per row; "
@@ -107,7 +115,12 @@ class SlotCache(Cache):
         return self._begin_step(batch_size, device)
 
     def _begin_prefill(
-        self, batch_size: int, num_tokens: int, attention_mask: Tensor | None, device: torch.device
+        self,
+        batch_size: int,
+        num_tokens: int,
+        attention_mask: Tensor | None,
+        device: torch.device,
+        tokens: Tensor | None,
     ) -> Tensor:
         rows = self._admitted
         if len(rows) != batch_size:
@@ -137,24 +150,26 @@ class SlotCache(Cache):
         for row, length in zip(rows, lengths, strict=True):
             self.schedule.admit(row, length)
         self._padded_length = num_tokens
-        return (real.long().cumsum(dim=1) - 1).clamp(min=0)
+        positions = (real.long().cumsum(dim=1) - 1).clamp(min=0)
+        self._draws = self._draw(positions, real, tokens)
+        return positions
+
+    def _draw(self, positions: Tensor, real: Tensor, tokens: Tensor | None) -> Tensor:
+        """``[b]`` int64, a 32-bit number of each prompt and the score's seed."""
+        named = positions if tokens is None else mixed(positions) + tokens.to(positions.device)
+        draws = (mixed(named) * real).sum(dim=1) & 0xFFFFFFFF
+        return mixed(draws + (self.recipe.score.seed if self.recipe.score else 0))
 
     def _plan(self, lengths: list[int]) -> None:
         prompt_lengths = self._prompt_lengths or lengths
         self._planned_lengths = set(prompt_lengths)
-        self.schedule = Schedule(
-            self.compression,
-            self.max_new_tokens,
-            len(self.layers),
-            self._batch_size or len(lengths),
-        )
-        self._slots = slots_needed(
-            self.compression, self.max_new_tokens, len(self.layers), prompt_lengths
-        )
+        batch_size = self._batch_size or len(lengths)
+        self.schedule = Schedule(self.recipe, len(self.layers), batch_size)
+        self.plan = CachePlan.make(self.config, self.recipe, self.max_new_tokens, prompt_lengths)
 
     def _check_room(self, lengths: list[int]) -> None:
-        needed = slots_needed(self.compression, self.max_new_tokens, len(self.layers), lengths)
-        if any(wanted > there for wanted, there in zip(needed, self._slots, strict=True)):
+        needed = slots_needed(self.recipe, self.max_new_tokens, len(self.layers), lengths)
+        if any(wanted > there for wanted, there in zip(needed, self.plan.slots, strict=True)):
             raise ScopeError(
                 f"a prompt of {max(lengths)} tokens does not fit into slots made for up to "
                 f"{max(self._planned_lengths)}; give the cache all prompt_lengths when making it"
@@ -184,19 +199,24 @@ class SlotCache(Cache):
         """
         schedule, before = self.schedule, np.maximum(self.schedule.now.step - 1, 0)
         counts = np.stack([schedule.kept + before, schedule.protected, schedule.losses], axis=1)
-        positions = schedule.prompt_lengths + before
-        host = torch.from_numpy(np.append(counts, positions).astype(np.int32))
+        of_rows = [schedule.prompt_lengths + before, self.recipe.strategy.full(schedule.now.step)]
+        host = torch.from_numpy(np.append(counts, of_rows).astype(np.int32))
         if self._counts is None:
             self._counts = torch.empty_like(host, device=device)
         if device.type == "cuda":
             host = host.pin_memory()
         self._counts.copy_(host, non_blocking=True)
         own = self._counts[: counts.size].view(counts.shape)
+        self.positions, full = self._counts[counts.size :].view(2, -1)
         used, losses = schedule.peak.max(axis=1).tolist(), schedule.losses.max(axis=1).tolist()
         for i, layer in enumerate(self.layers):
-            layer.newest, layer.protected, layer.losses = own[i].to(layer.keys.device)
-            layer.used, layer.most_losses = max(layer.used, used[i]), losses[i]
-        self.positions = self._counts[counts.size :]
+            there = layer.keys.device
+            layer.used = max(layer.used, used[i])
+            layer.counts = StepCounts(
+                self.positions.to(there), *own[i].to(there), losses[i], layer.used
+            )
+            if layer.chosen is not None:
+                layer.full = full.to(there)
         return self.positions
 
     # --- one layer of that forward ----------------------------------------------------------------
@@ -210,6 +230,7 @@ class SlotCache(Cache):
         values: Tensor,
         scaling: float,
         sliding_window: int | None,
+        hidden: Tensor,
     ) -> None:
         """Compress the admitted prompts of one layer into their rows.
 
@@ -219,41 +240,69 @@ class SlotCache(Cache):
             keys: ``[b, H_kv, L, D]``; the same for values.
             scaling: factor on the query-key products.
             sliding_window: tokens back that a query may look, itself included; None for all.
+            hidden: ``[b, L, hidden]``, what the layer's projections read.
         """
         keys, values = self._cached_heads(keys, queries), self._cached_heads(values, queries)
         layer = self.layers[layer_idx]
         if not layer.is_initialized:
-            layer.allocate(keys, self.schedule.now.step.size, keys.shape[1], self._slots[layer_idx])
+            self.plan.allocate_layer(layer, keys, self.schedule.now.step.size)
+            self.backend = backend_for(keys)
+        last = layer_idx == len(self.layers) - 1
         for i, row in enumerate(self._admitted):
             start = keys.shape[2] - int(self.schedule.prompt_lengths[row])
-            attention = PromptAttention(
+            prompt = Prompt(
                 queries=queries[i, :, start:],
                 keys=keys[i, :, start:],
+                values=values[i, :, start:],
+                hidden=hidden[i, start:],
+                layer=layer_idx,
                 scaling=scaling,
                 sliding_window=sliding_window,
-                reduction=self.compression.group_reduction,
-                score_dtype=self._score_dtype(keys),
+                score_dtype=keys.dtype if self.recipe.score_dtype == "model" else torch.float32,
+                by_position=self.recipe.frozen_prefix == "prompt",
             )
-            kept = self._choose(attention, int(self.schedule.kept[layer_idx, row]))
-            # A unified H2O goes on from what the prompt's own queries gave; a decode pool starts
-            # empty, and its tokens at 0.
-            continues = self.strategy.unified and self._score == "cumulative"
-            received = attention.received if continues else None
-            layer.write_prompt(row, attention.keys, values[i, :, start:], kept, received)
-        if layer_idx == len(self.layers) - 1:
+            if self.recipe.budget.observes:
+                self._waiting.setdefault(row, []).append(prompt)
+                if last:
+                    self._share_out(row, self._waiting.pop(row), self._draws[i])
+            else:
+                share = int(self.schedule.kept[layer_idx, row])
+                self._write(row, prompt, share, self._draws[i])
+        if last:
             self._admitted = None
 
-    def _choose(self, attention: PromptAttention, count: int) -> Tensor:
-        fits = attention.length == count
-        if fits and (
-            self.compression.fidelity.frozen_prefix == "prompt"
-            or attention.length < self.compression.max_capacity_prompt
-        ):
-            positions = torch.arange(count, device=attention.keys.device)
-            return positions.expand(attention.keys.shape[0], -1)
-        kept = self.compressor.keep(attention, count)
-        # Only "the first C entries" depend on the order; otherwise old comes before new.
-        return kept if self.compression.fidelity.frozen_prefix == "capacity" else kept.sort()[0]
+    def _share_out(self, row: int, prompts: list[Prompt], draw: Tensor) -> None:
+        """Compress one prompt in all layers, by a budget that has seen all of them."""
+        budget, length = self.recipe.budget, prompts[0].length
+        home = prompts[0].keys.device
+        seen = torch.stack([budget.observe(prompt).to(home) for prompt in prompts])
+        shares = np.minimum(budget.share_out(seen.cpu(), length), length)
+        widest = shares if shares.ndim == 1 else shares.max(axis=1)
+        ceiling = np.minimum(budget.ceiling(length, len(prompts)), length)
+        if (widest > ceiling).any():
+            raise ScopeError(
+                f"the budget {budget.name} gives a layer {widest.max()} tokens of a prompt; its "
+                f"ceiling said at most {ceiling[np.argmax(widest > ceiling)]}"
+            )
+        self.schedule.hold(row, widest.tolist())
+        for prompt, share in zip(prompts, shares, strict=True):
+            self._write(row, prompt, share if np.ndim(share) else int(share), draw)
+
+    def _write(self, row: int, prompt: Prompt, share: Share, draw: Tensor) -> None:
+        entries = self._entries(prompt, share)
+        remembered: Mapping[str, Tensor] = {}
+        if self.recipe.strategy.unified and self.recipe.score is not None:
+            remembered = self.recipe.score.remember(prompt)
+        layer = self.layers[prompt.layer]
+        layer.write_prompt(row, entries, draw.to(layer.draw.device), remembered)
+
+    def _entries(self, prompt: Prompt, share: Share) -> Entries:
+        length = prompt.length
+        # The order of what is kept matters where a part of it is frozen.
+        in_order = prompt.by_position or length <= self.recipe.budget.nominal(length)
+        if in_order and length <= np.min(share):
+            return prompt.whole()
+        return self.recipe.compressor.compress(prompt, share)
 
     @torch.no_grad()
     def attend(
@@ -275,44 +324,27 @@ class SlotCache(Cache):
             values: ``[B, H_kv, 1, D]``.
             scaling: factor on the query-key products.
             sliding_window: tokens back that the query may look, itself included; None for all.
-            rotation: ``[B, D]`` cos and sin of RoPE, still to be applied; where `fused` only.
+            rotation: ``[B, D]`` cos and sin of RoPE, still to be applied.
 
         Returns:
             ``[B, H_q, 1, D]`` attention output.
         """
         keys, values = self._cached_heads(keys, queries), self._cached_heads(values, queries)
-        queries, keys, values = queries[:, :, 0], keys[:, :, 0], values[:, :, 0]
-        positions = self.positions.to(keys.device)
-        ranking = Ranking(
-            score=self._score,
-            reduction=self.compression.group_reduction,
-            dtype=self._score_dtype(keys),
-            recent=self.compression.decoding_recent_size,
-        )
-        attend = slot_attention
-        if self.fused:
-            from scope.kernels.fused_attention import fused_attention
-
-            attend = partial(fused_attention, rotation=rotation)
-        layer = self.layers[layer_idx]
+        new = NewTokens(queries[:, :, 0], keys[:, :, 0], values[:, :, 0], rotation)
+        sight = Sight(scaling, sliding_window)
         with torch.cuda.device_of(keys):  # where Triton launches, whatever the tensors' device
-            output = attend(
-                layer, queries, keys, values, positions, scaling, sliding_window, ranking
-            )
+            output = decode(self.layers[layer_idx], self.backend, self.recipe, new, sight)
         return output[:, :, None]
 
     @property
     def fused(self) -> bool:
         """Whether steps run in Triton kernels; known after the first prompt."""
-        return has_kernels_for(self.layers[0].keys)
+        return hasattr(self.backend, "attend_and_evict")
 
     def _cached_heads(self, states: Tensor, queries: Tensor) -> Tensor:
-        if self.compression.fidelity.cached_heads == "kv":
+        if self.recipe.cached_heads == "kv":
             return states
         return states.repeat_interleave(queries.shape[1] // states.shape[1], dim=1)
-
-    def _score_dtype(self, keys: Tensor) -> torch.dtype:
-        return keys.dtype if self.compression.fidelity.score_dtype == "model" else torch.float32
 
     # --- what transformers asks a cache -----------------------------------------------------------
 

@@ -1,33 +1,15 @@
 """The slots of one layer."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
 from scope.errors import ScopeError
-from scope.methods.decoding import Score
-from scope.methods.prompt import GroupReduction
-
-FREE = -1
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """What decides between tokens that may leave.
-
-    Attributes:
-        score: what they compete by; None if none ever leaves.
-        reduction: how the attention of the query heads of a group becomes one number.
-        dtype: attention probabilities are rounded to it before tokens are ranked.
-        recent: R, newest tokens that stay.
-    """
-
-    score: Score | None
-    reduction: GroupReduction
-    dtype: torch.dtype
-    recent: int
+from scope.kernels.tensors import FREE, SlotTensors, StepCounts
+from scope.methods.prompt import Entries
+from scope.methods.score import Shape
 
 
 class SlotLayer(CacheLayerMixin):
@@ -37,16 +19,13 @@ class SlotLayer(CacheLayerMixin):
         index: number of the layer.
 
     Attributes:
-        keys, values: ``[B, H, S, D]``.
-        positions: ``[B, H, S]`` int32, the position of the token in its sequence, or FREE.
-        ranks: ``[B, H, S]`` int32, the order in which a head's tokens entered the cache, or FREE.
-        scores: ``[B, H, S]`` float32, attention that each token has received since it came; kept
-            where tokens compete by it.
-        vacant: ``[B, H]`` int32, the free slot that the next token takes.
-        newest: ``[B]`` int32 rank of each row's newest token.
-        protected: ``[B]`` int32, ranks below it are never evicted.
-        losses: ``[B]`` int32 tokens that each head loses after this step's attention, at most as
-            many as may go; ``most_losses`` is the largest.
+        keys, values, positions, ranks, vacant: as in `SlotTensors`.
+        state: what score and strategy remember, ``[B, ...]`` float32 each; those named in
+            ``per_slot`` are ``[B, H, S, ...]``.
+        chosen: ``[B, H, S]`` bool, what steps attend to that are not full; None where all are.
+        draw: ``[B]`` int64, a 32-bit number that chance makes of each row's prompt.
+        counts: of this step.
+        full: ``[B]`` bool, whether this step attends to all that is held.
         used: slots from the first on that have ever been taken; the others need not be read.
     """
 
@@ -55,90 +34,104 @@ class SlotLayer(CacheLayerMixin):
     def __init__(self, index: int) -> None:
         super().__init__()
         self.index = index
+        self.used = 0
+        self.keys: Tensor | None = None
+        self.values: Tensor | None = None
+        self.counts: StepCounts
+        self.full: Tensor
 
-    def allocate(self, like: Tensor, batch_size: int, heads: int, slots: int) -> None:
-        """Allocate all slots, with the dtype, device and head size of ``like`` ``[..., D]``."""
+    def allocate(
+        self,
+        like: Tensor,
+        batch_size: int,
+        heads: int,
+        query_heads: int,
+        slots: int,
+        state: Mapping[str, Shape],
+        selects: bool = False,
+    ) -> None:
+        """Allocate all slots.
+
+        Args:
+            like: ``[..., D]`` with their dtype, device and head size.
+            batch_size: B.
+            heads: H.
+            query_heads: H_q.
+            slots: S.
+            state: shapes of each state after the batch's.
+            selects: whether steps attend to chosen slots.
+        """
         shape = (batch_size, heads, slots)
+        sizes = {"H": heads, "H_q": query_heads, "S": slots, "D": like.shape[-1]}
         self.keys = like.new_zeros(*shape, like.shape[-1])
         self.values = like.new_zeros(*shape, like.shape[-1])
         self.positions = torch.full(shape, FREE, dtype=torch.int32, device=like.device)
         self.ranks = torch.full_like(self.positions, FREE)
-        self.scores = torch.zeros(shape, dtype=torch.float32, device=like.device)
         self.vacant = torch.zeros(shape[:2], dtype=torch.int32, device=like.device)
+        self.draw = torch.zeros(batch_size, dtype=torch.int64, device=like.device)
+        self.state = {
+            name: torch.zeros(
+                batch_size,
+                *(sizes[size] if isinstance(size, str) else size for size in own),
+                dtype=torch.float32,
+                device=like.device,
+            )
+            for name, own in state.items()
+        }
+        self.per_slot = {name for name, own in state.items() if "S" in own}
+        self.chosen = torch.zeros(shape, dtype=torch.bool, device=like.device) if selects else None
         self.used = 0
         self.is_initialized = True
 
+    @property
+    def slots(self) -> SlotTensors:
+        """What kernels work on."""
+        return SlotTensors(self.keys, self.values, self.positions, self.ranks, self.vacant)
+
     def write_prompt(
-        self, row: int, keys: Tensor, values: Tensor, kept: Tensor, scores: Tensor | None
+        self,
+        row: int,
+        entries: Entries,
+        draw: Tensor,
+        remembered: Mapping[str, Tensor],
     ) -> None:
-        """Start a row over with the kept tokens of a prompt.
+        """Start a row over with what is held of a prompt.
 
         Args:
             row: which sequence of the batch.
-            keys: ``[H, L, D]``, all of the prompt; the same for values.
-            kept: ``[H, P]`` positions, in the order of their ranks.
-            scores: ``[H, L]`` attention received so far, or None for 0.
+            entries: in the order of their ranks.
+            draw: int64 scalar, what chance makes of the prompt.
+            remembered: ``[H, L]`` what the prompt's tokens start with, for states per slot.
         """
-        count = kept.shape[1]
-        places = kept[..., None].expand(-1, -1, keys.shape[-1])
-        self.keys[row, :, :count] = keys.gather(1, places)
-        self.values[row, :, :count] = values.gather(1, places)
+        positions = entries.positions
+        count = positions.shape[1]
+        self.keys[row, :, :count] = entries.keys
+        self.values[row, :, :count] = entries.values
         # Free slots have weight 0, but 0 times what an overflow has left behind would be NaN.
         self.values[row, :, count:] = 0.0
         self.positions[row] = self.ranks[row] = FREE
-        self.positions[row, :, :count] = kept.to(torch.int32)
-        self.ranks[row, :, :count] = torch.arange(count, dtype=torch.int32, device=kept.device)
-        self.scores[row, :, :count] = 0.0 if scores is None else scores.gather(1, kept)
+        self.positions[row, :, :count] = positions.to(torch.int32)
+        ranks = torch.arange(count, dtype=torch.int32, device=positions.device)
+        self.ranks[row, :, :count] = ranks.where(positions != FREE, FREE)
         self.vacant[row] = count
+        self.draw[row] = draw
+        for name, state in self.state.items():
+            state[row] = 0.0
+            if name in remembered:
+                state[row, :, :count] = remembered[name].gather(1, positions.long().clamp(min=0))
+        if self.chosen is not None:
+            self.chosen[row] = False
         self.used = max(self.used, count)
 
-    def append(self, keys: Tensor, values: Tensor, positions: Tensor) -> None:
-        """Put one new token per row into a free slot.
-
-        Args:
-            keys: ``[B, H, D]``; the same for values.
-            positions: ``[B]`` int32.
-        """
+    def clear_state_of_new(self) -> None:
+        """States of the slot that the new token takes start at 0, and it is attended to."""
         slot = self.vacant[..., None].long()
-        place = slot[..., None].expand(-1, -1, -1, keys.shape[-1])
-        self.keys.scatter_(2, place, keys[:, :, None])
-        self.values.scatter_(2, place, values[:, :, None])
-        self.positions.scatter_(2, slot, positions[:, None, None].expand_as(slot))
-        self.ranks.scatter_(2, slot, self.newest[:, None, None].expand_as(slot))
-        self.scores.scatter_(2, slot, 0.0)
-
-    def evict(self, ranking: Ranking, current: Tensor) -> None:
-        """Free the slots of the lowest scored tokens that are neither protected nor recent.
-
-        Args:
-            ranking: what decides between tokens.
-            current: ``[B, H, used]`` attention of this step's query.
-        """
-        positions, ranks = self.positions[:, :, : self.used], self.ranks[:, :, : self.used]
-        may_go = (ranks >= self.protected[:, None, None]) & (
-            ranks <= self.newest[:, None, None] - ranking.recent
-        )
-        order = self._eviction_order(ranking.score, current, ranks)
-        most = self.most_losses
-        victims = order.masked_fill(~may_go, _LAST).topk(most, largest=False).indices
-        leaves = torch.full_like(victims, FREE, dtype=torch.int32)
-        due = (torch.arange(most, device=victims.device) < self.losses[:, None])[:, None]
-        positions.scatter_(2, victims, leaves.where(due, positions.gather(2, victims)))
-        ranks.scatter_(2, victims, leaves.where(due, ranks.gather(2, victims)))
-
-    def _eviction_order(self, score: Score, current: Tensor, ranks: Tensor) -> Tensor:
-        """int64 keys, lowest first to go."""
-        if score == "recent":
-            return ranks.long()
-        if score == "random":
-            heads = torch.arange(ranks.shape[1], device=ranks.device)[:, None]
-            return _hash(ranks.long() + 1_000_003 * heads + 1_000_000_007 * self.index)
-        received = current if score == "current" else self.scores[:, :, : self.used]
-        return _by_worth_then_newest(received, ranks)
-
-    def find_vacant(self) -> None:
-        """Choose the slot that the next token takes."""
-        self.vacant = self.positions.argmin(dim=-1).to(torch.int32)
+        for name in self.per_slot:
+            state = self.state[name]
+            place = slot.view(*slot.shape, *[1] * (state.dim() - slot.dim()))
+            state.scatter_(2, place.expand(-1, -1, -1, *state.shape[3:]), 0.0)
+        if self.chosen is not None:
+            self.chosen.scatter_(2, slot, True)
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         raise ScopeError(_NOT_PATCHED)
@@ -150,29 +143,10 @@ class SlotLayer(CacheLayerMixin):
         return self.used
 
     def get_max_length(self) -> int:
-        return self.keys.shape[2] if self.is_initialized else -1
+        return self.keys.shape[2] if self.keys is not None else -1
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return query_length, 0
-
-
-def _hash(numbers: Tensor) -> Tensor:
-    """Well mixed 32-bit numbers: a token's chance depends on it alone, not on its batch."""
-    for _ in range(2):
-        numbers = ((numbers ^ (numbers >> 16)) * 0x45D9F3B) & 0xFFFFFFFF
-    return numbers ^ (numbers >> 16)
-
-
-_LAST = torch.iinfo(torch.int64).max
-
-
-def _by_worth_then_newest(worth: Tensor, ranks: Tensor) -> Tensor:
-    """int64 keys: the lower scored first, and of equals the newest, whatever slots they are in.
-
-    Equals are common: attention to a token underflows to 0. Without a rule a batch would evict
-    others than a row alone. The bits of floats that are not negative are ordered as they are.
-    """
-    return (worth.contiguous().view(torch.int32).long() << 32) - ranks
 
 
 _NOT_PATCHED = (

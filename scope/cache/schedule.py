@@ -1,8 +1,4 @@
-"""Host-side bookkeeping of a cache: who holds how many tokens, and how many must go.
-
-Counts depend on prompt lengths and steps alone, never on data, so the same class also tells in
-advance how many slots a cache needs.
-"""
+"""Host-side bookkeeping of a cache: who holds how many tokens, and how many must go."""
 
 from collections.abc import Sequence
 from copy import copy
@@ -10,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scope.methods.compression import Compression
-from scope.methods.decoding import Counts, Occupancy
+from scope.methods.recipe import Recipe
+from scope.methods.strategy import Counts, Occupancy
 
 
 @dataclass(frozen=True)
@@ -46,12 +42,8 @@ class Schedule:
         selections: steps at which the strategy chose what stays.
     """
 
-    def __init__(
-        self, compression: Compression, max_new_tokens: int, num_layers: int, batch_size: int
-    ) -> None:
-        self.compressor = compression.compressor
-        self.strategy = compression.strategy(max_new_tokens)
-        self.fidelity = compression.fidelity
+    def __init__(self, recipe: Recipe, num_layers: int, batch_size: int) -> None:
+        self.recipe = recipe
         self.num_layers = num_layers
         rows, layers_and_rows = (batch_size,), (num_layers, batch_size)
         self.prompt_lengths = np.zeros(rows, np.int64)
@@ -71,16 +63,14 @@ class Schedule:
     def admit(self, row: int, prompt_length: int) -> None:
         """Start a row over with a prompt of this many tokens."""
         self.release(row)
-        capacities = self.compressor.capacities(prompt_length, self.num_layers)
-        kept = np.minimum(capacities, prompt_length)
         self.prompt_lengths[row] = prompt_length
+        self.hold(row, self.recipe.budget.ceiling(prompt_length, self.num_layers))
+
+    def hold(self, row: int, capacities: Sequence[int]) -> None:
+        """Say how many tokens each layer may keep of a row's prompt."""
+        kept = np.minimum(capacities, self.prompt_lengths[row])
         self.kept[:, row] = self.peak[:, row] = self.now.lengths[:, row] = kept
-        if self.fidelity.frozen_prefix == "capacity":
-            self.now.base[:, row] = self.compressor.nominal_capacity(prompt_length)
-        elif self.strategy.unified:
-            self.now.base[:, row] = self.strategy.unified_budgets(capacities)
-        else:
-            self.now.base[:, row] = kept
+        self.now.base[:, row] = base_of(self.recipe, capacities, int(self.prompt_lengths[row]))
 
     def release(self, row: int) -> None:
         """Leave a row without a prompt: it holds nothing, and steps pass it by."""
@@ -91,8 +81,8 @@ class Schedule:
     @property
     def protected(self) -> Counts:
         """First entries of each layer and row, in cache order, that never leave."""
-        frozen = self.now.base if self.fidelity.frozen_prefix == "capacity" else self.kept
-        return self.strategy.protected(frozen, self.now.base)
+        frozen = self.now.base if self.recipe.frozen_prefix == "capacity" else self.kept
+        return self.recipe.strategy.protected(frozen, self.now.base)
 
     def snapshot(self) -> "Schedule":
         """These counts, for `report`, standing still while the schedule goes on."""
@@ -117,7 +107,7 @@ class Schedule:
         now.step += running
         now.lengths += running
         np.maximum(self.peak, now.lengths, out=self.peak)
-        targets = self.strategy.targets(now)
+        targets = self.recipe.strategy.targets(now)
         # A strategy's clock may tick where nothing is held.
         now.skipped *= running
         now.selecting *= running
@@ -128,17 +118,10 @@ class Schedule:
         self.selections += selects
 
 
-def slots_needed(
-    compression: Compression, max_new_tokens: int, num_layers: int, prompt_lengths: Sequence[int]
-) -> list[int]:
-    """Slots per layer that hold any of these prompts and T generated tokens.
-
-    Found by counting through all T steps: it is the largest physical length that occurs.
-    """
-    distinct = sorted(set(prompt_lengths))
-    schedule = Schedule(compression, max_new_tokens, num_layers, len(distinct))
-    for row, length in enumerate(distinct):
-        schedule.admit(row, length)
-    for _ in range(max_new_tokens):
-        schedule.advance()
-    return schedule.peak.max(axis=1).tolist()
+def base_of(recipe: Recipe, capacities: Sequence[int], prompt_length: int) -> Counts:
+    """``[N]`` entries that the strategy's own budget comes on top of, layer by layer."""
+    if recipe.frozen_prefix == "capacity":
+        return np.full(len(capacities), recipe.budget.nominal(prompt_length))
+    if recipe.strategy.unified:
+        return np.asarray(recipe.strategy.unified_budgets(list(capacities)))
+    return np.minimum(capacities, prompt_length)

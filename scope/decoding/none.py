@@ -5,15 +5,16 @@ from typing import ClassVar
 
 import numpy as np
 
-from scope.methods.decoding import NEVER, Counts, DecodingStrategy
+from scope.methods.strategy import NEVER, Counts, Strategy
 
 
 @dataclass(frozen=True)
-class NoEviction(DecodingStrategy):
+class NoEviction(Strategy):
     """The decode pool grows by one token a step."""
 
     name: ClassVar[str] = "None"
-    evicts: ClassVar[bool] = False
+    about: ClassVar[str] = "everything"
+    takes_score: ClassVar[bool] = False
 
     def pool(self, step: Counts) -> Counts:
         return np.full_like(step, NEVER)

@@ -47,8 +47,8 @@ def fused_step(model: PreTrainedModel, cache: SlotCache, tokens: Tensor) -> Tens
         ``[B, vocabulary]`` logits of the next token.
     """
     # Triton is there only where this runs.
-    from scope.kernels.linear import gated_linear, linear, linear_in_parts
-    from scope.kernels.pointwise import add_and_norm
+    from scope.kernels.triton.linear import gated_linear, linear, linear_in_parts
+    from scope.kernels.triton.pointwise import add_and_norm
 
     decoder, head_dim = model.model, model.model.layers[0].self_attn.head_dim
     hidden = decoder.embed_tokens(tokens)

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from scope.cache.cache import SlotCache
 from scope.generation.fused import fused_step, obstacle
 from scope.generation.graph import Graphed
-from scope.methods.compression import Compression
+from scope.methods.recipe import Configuration
 
 
 class Session:
@@ -36,7 +36,7 @@ class Session:
     def __init__(
         self,
         model: PreTrainedModel,
-        compression: Compression,
+        compression: Configuration,
         prompts: Sequence[Sequence[int]],
         max_new_tokens: int,
         batch_size: int | None = None,

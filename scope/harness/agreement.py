@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from scope.compression import Compression
 from scope.generation.session import Session
-from scope.methods.compression import Compression
 
 
 @dataclass(frozen=True)

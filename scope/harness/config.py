@@ -8,8 +8,8 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 
 import yaml
 
+from scope.compression import Compression
 from scope.errors import ScopeError
-from scope.methods.compression import Compression
 from scope.methods.decoding import Score
 from scope.methods.fidelity import Fidelity
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
+from scope.compression import Compression
 from scope.errors import ScopeError
 from scope.evaluation.results import DATASETS, ORIGINAL_DATASETS
 from scope.harness.config import BatchSize, RunConfig
-from scope.methods.compression import Compression
 
 # Rows of the published MMLU files (0-based) that the original leaves out, because its prefill
 # scores did not fit in memory.

@@ -1,9 +1,83 @@
-"""Decode attention over slots, column sums of a prompt's attention, and what lies around them."""
+"""Decode attention over slots, column sums of a prompt's attention, and what lies around them.
+
+Kernels take tensors; they know no cache and no method. `backend_for` chooses once between Triton
+and plain torch, and nobody asks again.
+"""
 
 from importlib.util import find_spec
+from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from scope.kernels.tensors import NewTokens, Ranking, Received, Sight, SlotTensors, StepCounts
+
+
+class Backend(Protocol):
+    """What a cache computes with: the module `reference`, or `triton.backend` on a GPU."""
+
+    def attend(
+        self,
+        slots: SlotTensors,
+        counts: StepCounts,
+        new: NewTokens,
+        sight: Sight,
+        received: Received | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Append one token per row and attend to what is seen.
+
+        Returns:
+            Output ``[B, H_q, D]``, and where ``received`` says how, the attention that every slot
+            receives, ``[B, H, n]`` float32. n is S, or the used slots where only they are read.
+        """
+
+    def evict(
+        self, slots: SlotTensors, counts: StepCounts, worth: Tensor | None, recent: int
+    ) -> None:
+        """Free the slots of the least worthy tokens, and choose the slot of the next one.
+
+        Of those neither protected nor recent, the lower of ``worth`` leave first, and of equals the
+        newest. It is ``[B, H, n]`` float32 as `attend` gives it; None frees no slot.
+        """
+
+    def column_sums(
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        scaling: float,
+        sliding_window: int | None,
+        score_dtype: torch.dtype,
+        first_row: int = 0,
+        first_causal_row: int = 0,
+    ) -> Tensor:
+        """Attention that every key receives from each query head, summed over the rows.
+
+        Args:
+            queries: ``[H_q, L, D]``, any strides but for D.
+            keys: ``[H, L, D]``, H dividing H_q; likewise.
+            scaling: factor above 0 on the query-key products.
+            sliding_window: how many tokens back a query may look, itself included; None for all.
+            score_dtype: probabilities are rounded to it before they are added up, in float32.
+            first_row: rows before it are left out.
+            first_causal_row: rows before it look at the whole prompt, but for the sliding window.
+
+        Returns:
+            ``[H_q, L]`` float32; ``[H, L, L]`` never exists, memory is linear in L.
+        """
+
+
+class FusingBackend(Backend, Protocol):
+    """One that also has kernels which attend and evict at once."""
+
+    def attend_and_evict(
+        self,
+        slots: SlotTensors,
+        counts: StepCounts,
+        new: NewTokens,
+        sight: Sight,
+        ranking: Ranking,
+    ) -> Tensor:
+        """`attend`, rank by what the kernel's name says, and `evict`: output ``[B, H_q, D]``."""
 
 
 def has_kernels_for(keys: Tensor) -> bool:
@@ -17,10 +91,21 @@ def has_kernels_for(keys: Tensor) -> bool:
     )
 
 
+def backend_for(keys: Tensor) -> Backend | FusingBackend:
+    """What works on keys ``[..., D]``."""
+    if has_kernels_for(keys):
+        from scope.kernels.triton import backend
+
+        return backend
+    from scope.kernels import reference
+
+    return reference
+
+
 def argmax(logits: Tensor) -> Tensor:
     """Index of the largest of each row of ``[B, n]``: ``[B]`` int64."""
     if logits.is_cuda and find_spec("triton") is not None:
-        from scope.kernels import pointwise
+        from scope.kernels.triton import pointwise
 
         with torch.cuda.device_of(logits):
             return pointwise.argmax(logits)

@@ -1,108 +1,101 @@
-"""What a prefill compressor sees of one prompt in one layer: how often each token was attended."""
+"""What a method sees of one prompt in one layer, and what it answers: the entries to hold."""
 
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from scope.kernels import has_kernels_for
-
-GroupReduction = Literal["mean", "max"]
-
-# Of the torch path: most query rows scored at once, and what a block of them may take. A logit, its
-# probability in float32 and the rounded one are at most so many bytes.
-_ROWS_PER_BLOCK = 256
-_BYTES_PER_BLOCK = 2**28
-_BYTES_PER_LOGIT = 12
-
-
-def reduce_group(values: Tensor, reduction: GroupReduction) -> Tensor:
-    """Reduce ``[..., H_kv, group, n]`` over the query heads that share a KV head.
-
-    Returns:
-        ``[..., H_kv, n]``.
-    """
-    return values.mean(dim=-2) if reduction == "mean" else values.amax(dim=-2)
+from scope.kernels import backend_for
+from scope.kernels.tensors import FREE, GroupReduction, reduce_group
 
 
 @dataclass(frozen=True)
-class PromptAttention:
-    """Queries and keys of one sequence in one layer, after RoPE, without padding.
+class Entries:
+    """What the slots of one row of a layer are filled with, in this order.
 
     Attributes:
-        queries: ``[H_q, L, D]``.
-        keys: ``[H, L, D]``, H the number of cached heads; it divides H_q.
+        keys, values: ``[H, P, D]``.
+        positions: ``[H, P]`` positions in the prompt; a merged token has its pivot's. FREE leaves a
+            slot empty, so that heads may hold unequal numbers.
+    """
+
+    keys: Tensor
+    values: Tensor
+    positions: Tensor
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One sequence in one layer, without padding.
+
+    Attributes:
+        queries: ``[H_q, L, D]``, after RoPE.
+        keys: ``[H, L, D]``, after RoPE, H the number of cached heads; it divides H_q.
+        values: ``[H, L, D]``.
+        hidden: ``[L, hidden]``, what the layer's projections read.
+        layer: number of the layer, from 0.
         scaling: factor on the query-key products.
         sliding_window: how many tokens back a query may look, itself included; None for all.
-        reduction: how the scores of the query heads of a group become one.
         score_dtype: probabilities and sums are rounded to this dtype before they are ranked.
+        by_position: whether entries lie in the order of their positions, or as they were chosen.
     """
 
     queries: Tensor
     keys: Tensor
+    values: Tensor
+    hidden: Tensor
+    layer: int
     scaling: float
     sliding_window: int | None = None
-    reduction: GroupReduction = "mean"
     score_dtype: torch.dtype = torch.float32
+    by_position: bool = True
+    _sums: dict[tuple[int, int], Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def length(self) -> int:
         return self.keys.shape[1]
 
-    @cached_property
-    def received(self) -> Tensor:
-        """Causal attention that every key receives from all queries: ``column_sums()``, once."""
-        return self.column_sums()
+    def received(
+        self,
+        last: int | None = None,
+        reduction: GroupReduction = "mean",
+        first_causal_row: int = 0,
+    ) -> Tensor:
+        """Attention that every key receives, summed over queries.
 
-    def column_sums(self, first_row: int = 0, first_causal_row: int = 0) -> Tensor:
-        """Attention that every key receives, summed over the queries from ``first_row`` on.
-
-        Rows before ``first_causal_row`` attend to the whole prompt, as in the published SCOPE code;
-        the others are causal. ``[H, L, L]`` never exists: memory is linear in L.
+        Args:
+            last: so many last queries; None for all.
+            reduction: how the sums of the query heads of a group become one.
+            first_causal_row: queries before it look at the whole prompt.
 
         Returns:
-            ``[H, L]`` float32.
+            ``[H, L]`` float32. Memory is linear in L, and the sums are made once.
         """
-        # The kernel gives a block of rows to one program, so the few of an observation window would
-        # leave a GPU idle; a matrix product shares out their many columns.
-        if self.length - first_row > _ROWS_PER_BLOCK and has_kernels_for(self.keys):
-            from scope.kernels.column_sums import column_sums
-
-            sums = column_sums(
+        first_row = 0 if last is None else max(self.length - last, 0)
+        key = first_row, first_causal_row
+        if key not in self._sums:
+            self._sums[key] = backend_for(self.keys).column_sums(
                 self.queries,
                 self.keys,
                 self.scaling,
                 self.sliding_window,
                 self.score_dtype,
-                first_row,
-                first_causal_row,
+                *key,
             )
-        else:
-            sums = self._column_sums(first_row, first_causal_row)
-        sums = sums.view(self.keys.shape[0], -1, self.length).to(self.score_dtype)
-        return reduce_group(sums, self.reduction).float()
+        sums = self._sums[key].view(self.keys.shape[0], -1, self.length).to(self.score_dtype)
+        return reduce_group(sums, reduction).float()
 
-    def _column_sums(self, first_row: int, first_causal_row: int) -> Tensor:
-        """``[H_q, L]`` float32, in blocks of rows that take no more columns than they look at."""
-        heads, length, head_dim = self.keys.shape
-        num_queries = self.queries.shape[0]
-        grouped = self.queries.view(heads, -1, length, head_dim)
-        sums = grouped.new_zeros(heads, grouped.shape[1], length, dtype=torch.float32)
-        columns = torch.arange(length, device=self.keys.device)
-        block = _BYTES_PER_BLOCK // (_BYTES_PER_LOGIT * num_queries * length)
-        block = min(max(block, 1), _ROWS_PER_BLOCK)
-        for start in range(first_row, length, block):
-            stop = min(start + block, length)
-            end = length if start < first_causal_row else stop
-            queries = grouped[:, :, start:stop].flatten(1, 2)
-            logits = (queries @ self.keys[:, :end].transpose(1, 2)).mul_(self.scaling)
-            rows = columns[start:stop, None]
-            hidden = (columns[:end] > rows) & (rows >= first_causal_row)
-            if self.sliding_window is not None:
-                hidden |= columns[:end] <= rows - self.sliding_window
-            logits = logits.view(heads, -1, stop - start, end).masked_fill_(hidden, -torch.inf)
-            probabilities = logits.softmax(dim=-1, dtype=torch.float32).to(self.score_dtype)
-            sums[..., :end] += probabilities.sum(dim=2, dtype=torch.float32)
-        return sums.flatten(0, 1)
+    def take(self, positions: Tensor) -> Entries:
+        """The tokens at ``[H, P]`` positions as they are; FREE leaves a slot empty."""
+        if self.by_position:
+            positions = positions.sort(dim=-1).values
+        places = positions.clamp(min=0)[..., None].expand(-1, -1, self.keys.shape[-1])
+        return Entries(self.keys.gather(1, places), self.values.gather(1, places), positions)
+
+    def whole(self) -> Entries:
+        """Every token."""
+        positions = torch.arange(self.length, device=self.keys.device)
+        return Entries(self.keys, self.values, positions.expand(self.keys.shape[0], -1))
+
+
+__all__ = ["FREE", "Entries", "Prompt"]

@@ -7,10 +7,10 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from scope.compression import Compression
 from scope.generation.greedy import generate
 from scope.generation.session import Session
 from scope.harness.models import eos_token_ids
-from scope.methods.compression import Compression
 from scope.recall.build import build_rows
 from scope.recall.scoring import score
 from scope.recall.task import RecallTask

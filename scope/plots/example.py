@@ -6,10 +6,10 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from scope.attention.patch import patch
+from scope.compression import Compression
 from scope.generation.greedy import generate
 from scope.generation.session import Session
 from scope.harness.models import eos_token_ids, load_model, load_tokenizer
-from scope.methods.compression import Compression
 from scope.recall.build import build_rows
 from scope.recall.task import RecallTask
 

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
+from scope.compression import Compression
 from scope.generation.session import Session
-from scope.methods.compression import Compression
 
 
 def kept_over_time(

@@ -7,6 +7,7 @@ written out here and share nothing with the product.
 from dataclasses import dataclass
 from fractions import Fraction
 from math import floor
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,13 @@ class Step:
     kept: list[list[list[int]]]
 
 
+def everything(compression: Compression) -> SimpleNamespace:
+    """Its settings, and something for those that it does not read."""
+    unread = {"window_size": 8, "max_capacity_prompt": 0, "group_reduction": "mean"}
+    unread |= {"decoding_window_size": 2, "decoding_recent_size": 1, "delta": None}
+    return SimpleNamespace(**(unread | compression.settings()))
+
+
 class SlowReference:
     """Reads a prompt, then one token at a time.
 
@@ -46,13 +54,12 @@ class SlowReference:
 
     def __init__(self, model: PreTrainedModel, compression: Compression, total: int) -> None:
         self.model = model
-        self.settings = compression
+        self.settings = everything(compression)
         self.total = total
         self.num_layers = model.config.num_hidden_layers
         self.group = model.config.num_attention_heads // model.config.num_key_value_heads
         self.unified = compression.decoding_metric in ("h2o", "slm", "pyramidinfer")
-        default = "cumulative" if compression.decoding_metric == "h2o" else "current"
-        self.score = compression.decoding_score or default
+        self.score = compression.decoding_score
 
     # --- one forward ------------------------------------------------------------------------------
 

@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 
 from scope import Compression, Fidelity, ScopeError
-from scope.methods.registry import DECODING_STRATEGIES, PREFILL_COMPRESSORS
+from scope.registry import COMPRESSORS, STRATEGIES
 from tests.core.tiny import PAIRS
 
 
 def test_methods_and_strategies_are_the_originals() -> None:
-    assert set(PREFILL_COMPRESSORS) == {
+    assert set(COMPRESSORS) == {
         "ALLKV", "SnapKV", "PyramidKV", "PyramidInfer", "H2O", "StreamingLLM",
     }  # fmt: skip
-    assert set(DECODING_STRATEGIES) == {
+    assert set(STRATEGIES) == {
         "None", "slide", "adaptive", "discontinuous", "h2o", "slm", "pyramidinfer",
     }  # fmt: skip
 
@@ -23,17 +23,17 @@ def test_methods_and_strategies_are_the_originals() -> None:
 def test_names_are_found_in_any_case(method: str, strategy: str) -> None:
     compression = Compression(method.upper(), strategy.title())
     assert compression == Compression(method.lower(), strategy)
-    assert compression.compressor.name == compression.method == method
-    assert compression.strategy(4096).name == compression.decoding_metric == strategy
+    assert (compression.method, compression.decoding_metric) == (method, strategy)
+    recipe = compression.recipe(4096)
+    assert (recipe.compressor.name, recipe.strategy.name) == (method, strategy)
 
 
 def test_cumulative_scores_are_h2os_own() -> None:
-    def score(strategy: str, **settings: Any) -> str:
-        compression = Compression("SnapKV", strategy, **settings)
-        return compression.score(compression.strategy(4096))
+    def score(strategy: str, **settings: Any) -> str | None:
+        return Compression("SnapKV", strategy, **settings).decoding_score
 
-    assert {s: score(s) for s in DECODING_STRATEGIES} == {
-        "None": "current",
+    assert {s: score(s) for s in STRATEGIES} == {
+        "None": None,
         "slide": "current",
         "adaptive": "current",
         "discontinuous": "current",
@@ -41,10 +41,9 @@ def test_cumulative_scores_are_h2os_own() -> None:
         "slm": "recent",
         "pyramidinfer": "current",
     }
-    assert score("h2o", fidelity=Fidelity.preset("upstream")) == "current"
+    assert score("h2o", fidelity="upstream") == "current"
     assert score("slide", decoding_score="cumulative") == "cumulative"
     assert score("h2o", decoding_score="current") == "current"
-    assert score("slm", decoding_score="cumulative") == "recent"
 
 
 @pytest.mark.parametrize(
@@ -52,15 +51,39 @@ def test_cumulative_scores_are_h2os_own() -> None:
     [
         ({"method": "SnapKW"}, ["SnapKW", "SnapKV", "StreamingLLM"]),
         ({"decoding_metric": "glide"}, ["glide", "slide", "discontinuous"]),
-        ({"decoding_window_size": 256, "decoding_recent_size": 256}, ["256", "smaller"]),
-        ({"decoding_recent_size": 0}, ["decoding_recent_size", ">= 1"]),
+        (
+            {"decoding_metric": "slide", "decoding_window_size": 256, "decoding_recent_size": 256},
+            ["256", "smaller"],
+        ),
+        (
+            {"decoding_metric": "slide", "decoding_recent_size": 0},
+            ["decoding_recent_size", "at least 1"],
+        ),
         ({"method": "H2O", "window_size": 8, "max_capacity_prompt": 8}, ["window_size 8"]),
-        ({"window_size": 0}, ["window_size"]),
-        ({"kernel_size": 4}, ["kernel_size", "odd"]),
-        ({"kernel_size": -1}, ["kernel_size", "odd"]),
-        ({"pooling": "meanpool"}, ["meanpool", "maxpool", "avgpool"]),
-        ({"group_reduction": "sum"}, ["sum", "mean", "max"]),
-        ({"decoding_score": "age"}, ["age", "current", "cumulative"]),
+        ({"method": "H2O", "window_size": 0}, ["window_size"]),
+        ({"method": "H2O", "window_size": 2.5}, ["window_size", "2.5", "whole number"]),
+        ({"method": "H2O", "window_size": True}, ["window_size", "True", "whole number"]),
+        ({"method": "H2O", "max_capacity_prompt": 0}, ["max_capacity_prompt", "at least 1"]),
+        ({"method": "StreamingLLM", "max_capacity_prompt": 4}, ["4", "sinks", "larger"]),
+        ({"method": "SnapKV", "kernel_size": 4}, ["kernel_size", "odd"]),
+        ({"method": "SnapKV", "kernel_size": -1}, ["kernel_size", "odd"]),
+        ({"method": "SnapKV", "pooling": "meanpool"}, ["meanpool", "maxpool", "avgpool"]),
+        ({"method": "SnapKV", "group_reduction": "sum"}, ["sum", "mean", "max"]),
+        (
+            {"decoding_metric": "slide", "decoding_score": "age"},
+            ["age", "current", "cumulative"],
+        ),
+        ({"method": "SnapKV", "budget": "square"}, ["square", "uniform", "pyramid"]),
+        # What nobody reads.
+        ({"window_size": 8}, ["window_size", "not an option", "ALLKV+None"]),
+        ({"method": "H2O", "kernel_size": 3}, ["kernel_size", "H2O+None", "leave it out"]),
+        ({"method": "SnapKV", "decoding_window_size": 4}, ["decoding_window_size", "SnapKV+None"]),
+        ({"method": "SnapKV", "seed": 4}, ["seed", "SnapKV+None"]),
+        ({"decoding_metric": "adaptive", "delta": 4}, ["delta", "ALLKV+adaptive"]),
+        ({"decoding_metric": "slm", "decoding_recent_size": 4}, ["decoding_recent_size"]),
+        ({"decoding_metric": "slm", "decoding_score": "cumulative"}, ["decoding_score", "slm"]),
+        ({"budget": "uniform"}, ["budget", "ALLKV"]),
+        ({"fidelity": "published"}, ["published", "upstream"]),
     ],
 )
 def test_bad_settings_are_refused(settings: dict[str, Any], words: list[str]) -> None:
@@ -69,6 +92,44 @@ def test_bad_settings_are_refused(settings: dict[str, Any], words: list[str]) ->
     message = str(refused.value)
     assert "\n" not in message
     assert all(word in message for word in words)
+
+
+@pytest.mark.parametrize("window", [2, 3, 64, 1024])
+def test_half_of_the_window_is_recent_by_default(window: int) -> None:
+    options = Compression("H2O", "slide", decoding_window_size=window).options
+    assert options["decoding_recent_size"] == window // 2
+
+
+def test_a_score_goes_with_any_budget() -> None:
+    pyramid = Compression("SnapKV", budget="pyramid")
+    assert pyramid.recipe(9).budget == Compression("PyramidKV").recipe(9).budget
+    flat = Compression("PyramidInfer", budget="uniform")
+    assert flat.recipe(9).budget == Compression("H2O").recipe(9).budget
+
+
+@pytest.mark.parametrize(
+    ("settings", "label"),
+    [
+        ({}, "ALLKV+None"),
+        ({"decoding_metric": "slm"}, "ALLKV+slm"),
+        ({"method": "h2o", "decoding_metric": "slide"}, "H2O+slide (current)"),
+        (
+            {"method": "snapkv", "budget": "pyramid", "kernel_size": 5, "max_capacity_prompt": 99},
+            "SnapKV+None (pyramid, kernel_size 5)",
+        ),
+        (
+            {"decoding_metric": "slide", "decoding_score": "random", "seed": 3},
+            "ALLKV+slide (random, seed 3)",
+        ),
+        ({"decoding_metric": "h2o", "fidelity": "upstream"}, "ALLKV+h2o (current, upstream)"),
+        (
+            {"method": "H2O", "fidelity": Fidelity(causal_prefill_scores=False)},
+            "H2O+None (causal_prefill_scores False)",
+        ),
+    ],
+)
+def test_a_label_says_what_was_chosen(settings: dict[str, Any], label: str) -> None:
+    assert Compression(**settings).label == label
 
 
 def test_presets_differ_in_every_switch() -> None:

@@ -9,8 +9,8 @@ from transformers import PreTrainedModel
 from scope import Compression, Fidelity, ScopeError, patch
 from scope.cache.schedule import Schedule
 from scope.generation.session import Session
-from scope.methods.prompt import PromptAttention
-from tests.core.tiny import random_tokens, tiny_model
+from scope.methods.prompt import Prompt
+from tests.core.tiny import compression_of, random_tokens, tiny_model
 
 C, T = 12, 30
 
@@ -104,7 +104,7 @@ def observe(flip: Flip, model_name: str, pair: tuple[str, str]) -> list[dict[str
     runs = []
     for flipped in ({}, {flip.switch: published[flip.switch]}):
         fidelity = Fidelity.preset("paper", **beside, **flipped)
-        prompt, *generated = held(model, Compression(*pair, C, 3, 7, 3, fidelity=fidelity), flip)
+        prompt, *generated = held(model, compression_of(*pair, C, 3, 7, 3, fidelity=fidelity), flip)
         runs.append(
             {
                 "heads": [len(heads) for heads in prompt],
@@ -141,14 +141,16 @@ def _positions(session: Session) -> list[list[list[int]]]:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_scores_of_a_prompt_are_rounded_to_their_dtype(dtype: torch.dtype) -> None:
     queries, keys = torch.randn(2, 4, 20, 8, generator=torch.Generator().manual_seed(0))
-    sums = PromptAttention(queries, keys, scaling=1.0, score_dtype=dtype).column_sums()
+    hidden = torch.zeros(20, 4)
+    prompt = Prompt(queries, keys, keys, hidden, 0, scaling=1.0, score_dtype=dtype)
+    sums = prompt.received()
     assert torch.equal(sums, sums.half().float()) == (dtype == torch.float16)
 
 
 def test_pyramidinfer_decodes_with_one_budget_under_its_threshold() -> None:
     fidelity = Fidelity.preset("paper", pyramidinfer_decoding="threshold")
-    compression = Compression("H2O", "pyramidinfer", C, 3, 7, 3, fidelity=fidelity)
-    schedule = Schedule(compression, T, num_layers=3, batch_size=1)
+    compression = compression_of("H2O", "pyramidinfer", C, 3, 7, 3, fidelity=fidelity)
+    schedule = Schedule(compression.recipe(T), num_layers=3, batch_size=1)
     schedule.admit(0, prompt_length=17)
     for _ in range(T):
         schedule.advance()

@@ -20,7 +20,9 @@ def test_logits_are_the_unpatched_models(
     method: str, strategy: str, model_name: str, attn_implementation: str
 ) -> None:
     model = tiny_model(model_name, attn_implementation=attn_implementation)
-    compression = Compression(method, strategy, max_capacity_prompt=20, decoding_recent_size=8)
+    compression = Compression.from_shared(
+        method, strategy, max_capacity_prompt=20, decoding_recent_size=8
+    )
     slots = SlotCache(model.config, compression, STEPS)
     prompts = [text[:length] for text, length in zip(TEXTS, LENGTHS, strict=True)]
     with patch(model), torch.inference_mode():

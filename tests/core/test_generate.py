@@ -10,7 +10,7 @@ from scope import Compression, SlotCache, patch
 from scope.generation import greedy
 from scope.generation.greedy import generate
 from scope.generation.session import Session
-from tests.core.tiny import PAIRS, left_padded, random_tokens, tiny_model
+from tests.core.tiny import PAIRS, compression_of, left_padded, random_tokens, tiny_model
 
 STEPS = 14
 PROMPTS = [random_tokens(length, seed=length) for length in (11, 21, 14)]
@@ -18,7 +18,7 @@ QUEUE = [*PROMPTS, *(random_tokens(length, seed=length) for length in (9, 17, 13
 
 
 def compress(method: str, strategy: str) -> Compression:
-    return Compression(method, strategy, 10, 3, decoding_window_size=6, decoding_recent_size=2)
+    return compression_of(method, strategy)
 
 
 def generated(

@@ -7,7 +7,7 @@ from torch import Tensor
 from scope import Compression, Fidelity, ScopeError, patch
 from scope.cache import cache as cache_module
 from scope.generation.session import Session
-from tests.core.tiny import random_tokens, tiny_model
+from tests.core.tiny import backend, random_tokens, tiny_model
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PROMPTS = [random_tokens(length, seed=length) for length in (14, 9, 11)]
@@ -22,9 +22,9 @@ COMPRESSIONS = [
     Compression("SnapKV", "slide", **SIZES),
     Compression("H2O", "h2o", **SIZES),
     # The first C entries are frozen, and one clock counts layer calls.
-    Compression("H2O", "discontinuous", **SIZES, delta=4, fidelity=UPSTREAM),
+    Compression.from_shared("H2O", "discontinuous", **SIZES, delta=4, fidelity=UPSTREAM),
     # Entries are protected that do not come from the prompt.
-    Compression("StreamingLLM", "slm", **SIZES, fidelity=UPSTREAM),
+    Compression.from_shared("StreamingLLM", "slm", **SIZES, fidelity=UPSTREAM),
 ]
 
 
@@ -32,9 +32,7 @@ COMPRESSIONS = [
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("compression", COMPRESSIONS, ids=lambda c: c.decoding_metric)
 def test_idle_rows(compression: Compression, fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if fused:
-        pytest.importorskip("triton")
-    monkeypatch.setattr(cache_module, "has_kernels_for", lambda slots: fused)
+    monkeypatch.setattr(cache_module, "backend_for", lambda keys: backend(fused))
     # One layer is enough for the interpreter; the clock wants several.
     model, long, new = tiny_model("gqa", num_layers=1 if fused else 3).to(DEVICE), 17, 20
 

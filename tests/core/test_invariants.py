@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from scope import Compression, SlotCache, patch
-from tests.core.tiny import PAIRS, left_padded, random_tokens, tiny_model
+from scope import SlotCache, patch
+from tests.core.tiny import PAIRS, compression_of, left_padded, random_tokens, tiny_model
 
 C, W, R, T = 12, 8, 3, 20
 ZETA = (T - R) / (W - R)
@@ -52,7 +52,7 @@ class Trace:
 def trace(request: pytest.FixtureRequest) -> Trace:
     (method, strategy), model_name, lengths = request.param
     model = tiny_model(model_name)
-    cache = SlotCache(model.config, Compression(method, strategy, C, 3, W, R), T)
+    cache = SlotCache(model.config, compression_of(method, strategy, C, 3, W, R), T)
     forced = torch.tensor([random_tokens(T, seed=n) for n in lengths])
     with patch(model), torch.inference_mode():
         model(**left_padded([random_tokens(n, seed=n) for n in lengths]), past_key_values=cache)

@@ -5,14 +5,14 @@ import torch
 from torch import Tensor
 
 from scope import Compression, SlotCache, patch
-from scope.cache.schedule import slots_needed
-from scope.methods.registry import DECODING_STRATEGIES
-from tests.core.tiny import random_tokens, tiny_model
+from scope.cache.plan import slots_needed
+from scope.registry import STRATEGIES
+from tests.core.tiny import compression_of, random_tokens, tiny_model
 
 
 def test_llama_31_8b_holds_the_budget_and_the_token_attended() -> None:
     slots = slots_needed(
-        Compression("SnapKV", "slide", 2048, decoding_window_size=512),
+        Compression("SnapKV", "slide", max_capacity_prompt=2048).recipe(4096),
         max_new_tokens=4096,
         num_layers=32,
         prompt_lengths=[3000],
@@ -24,7 +24,7 @@ def test_llama_31_8b_holds_the_budget_and_the_token_attended() -> None:
 
 def test_tensors_hold_what_the_plan_says() -> None:
     model = tiny_model("gqa")
-    cache = SlotCache(model.config, Compression("SnapKV", "slide", 10, 3, 6, 2), 40, batch_size=2)
+    cache = SlotCache(model.config, compression_of("SnapKV", "slide"), 40, batch_size=2)
     with patch(model), torch.inference_mode():
         for row in range(2):
             cache.admit([row])
@@ -36,11 +36,11 @@ def test_tensors_hold_what_the_plan_says() -> None:
     assert sum(tensor.untyped_storage().nbytes() for tensor in tensors) == expected
 
 
-@pytest.mark.parametrize("strategy", DECODING_STRATEGIES)
+@pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("method", ["H2O", "PyramidKV"])
 def test_nothing_grows_with_the_number_of_steps(method: str, strategy: str) -> None:
     model = tiny_model("gqa")
-    cache = SlotCache(model.config, Compression(method, strategy, 10, 3, 6, 2), 60)
+    cache = SlotCache(model.config, compression_of(method, strategy), 60)
     sizes = {}
     with patch(model), torch.inference_mode():
         model(input_ids=torch.tensor([random_tokens(20, seed=0)]), past_key_values=cache)

@@ -8,10 +8,10 @@ from torch import Tensor
 from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from scope import Compression, ScopeError, SlotCache, patch
-from tests.core.tiny import left_padded, random_tokens, tiny_model
+from tests.core.tiny import compression_of, left_padded, random_tokens, tiny_model
 
 PROMPT = torch.tensor([random_tokens(12, seed=1)])
-COMPRESSION = Compression("SnapKV", "slide", 8, 3, decoding_window_size=4, decoding_recent_size=2)
+COMPRESSION = compression_of("SnapKV", "slide", 8, 3, 4, 2)
 
 
 @pytest.fixture

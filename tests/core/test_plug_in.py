@@ -3,8 +3,8 @@
 import pytest
 
 from scope import Compression, Fidelity
-from scope.cache.schedule import slots_needed
-from scope.methods.registry import PREFILL_COMPRESSORS
+from scope.cache.plan import slots_needed
+from scope.registry import COMPRESSORS
 
 PROMPT_LENGTHS = [2464, 2657, 3061, 4000]  # of LongGenBench's GSM8K+, and a little beyond
 NUM_LAYERS = 32
@@ -12,7 +12,7 @@ NUM_LAYERS = 32
 
 def kept(method: str, prompt_length: int, fidelity: str = "paper") -> list[int]:
     compression = Compression(method, fidelity=Fidelity.preset(fidelity))
-    capacities = compression.compressor.capacities(prompt_length, NUM_LAYERS)
+    capacities = compression.recipe(4096).budget.ceiling(prompt_length, NUM_LAYERS)
     return [min(capacity, prompt_length) for capacity in capacities]
 
 
@@ -40,13 +40,17 @@ def test_upstream_pyramidkv_is_snapkv_there(prompt_length: int) -> None:
 
 def adaptive_pools(method: str, window: int, fidelity: str = "paper") -> list[int]:
     compression = Compression(
-        method, "adaptive", decoding_window_size=window, fidelity=Fidelity.preset(fidelity)
+        method,
+        "adaptive",
+        decoding_window_size=window,
+        decoding_recent_size=256,
+        fidelity=Fidelity.preset(fidelity),
     )
-    slots = slots_needed(compression, 4096, NUM_LAYERS, [2657])
+    slots = slots_needed(compression.recipe(4096), 4096, NUM_LAYERS, [2657])
     return [n - prompt for n, prompt in zip(slots, kept(method, 2657, fidelity), strict=True)]
 
 
-@pytest.mark.parametrize("method", PREFILL_COMPRESSORS)
+@pytest.mark.parametrize("method", COMPRESSORS)
 def test_adaptive_obeys_its_window_with_every_compressor(method: str) -> None:
     assert adaptive_pools(method, 512) == [512] * NUM_LAYERS
     assert adaptive_pools(method, 1024) == [1024] * NUM_LAYERS

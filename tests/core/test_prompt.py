@@ -8,24 +8,25 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from scope import Compression, Fidelity, patch
+from scope import Fidelity, patch
 from scope.generation.session import Session
-from scope.methods import prompt
-from scope.methods.prompt import PromptAttention
-from tests.core.tiny import random_tokens, tiny_model
+from scope.kernels import reference
+from scope.methods.prompt import Prompt
+from tests.core.tiny import compression_of, random_tokens, tiny_model
 
 HEADS, GROUP, LENGTH = 2, 3, 50
 
 
-def attention(seed: int, window: int | None = None) -> PromptAttention:
+def attention(seed: int, window: int | None = None) -> Prompt:
     random = torch.Generator().manual_seed(seed)
     queries, keys = (
         torch.randn(heads, LENGTH, 16, generator=random) for heads in (HEADS * GROUP, HEADS)
     )
-    return PromptAttention(queries, keys, scaling=0.3, sliding_window=window)
+    hidden = torch.zeros(LENGTH, 4)
+    return Prompt(queries, keys, keys, hidden, 0, scaling=0.3, sliding_window=window)
 
 
-def whole_matrix(of: PromptAttention, first_row: int, first_causal_row: int) -> Tensor:
+def whole_matrix(of: Prompt, first_row: int, first_causal_row: int) -> Tensor:
     """The same sums, all at once."""
     row, column = torch.arange(LENGTH)[:, None], torch.arange(LENGTH)
     hidden = (column > row) & (row >= first_causal_row)
@@ -45,9 +46,10 @@ def test_blocks_add_up_to_the_whole_matrix(
     rows: tuple[int, int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(prompt, "_ROWS_PER_BLOCK", rows_per_block)
+    monkeypatch.setattr(reference, "_ROWS_PER_BLOCK", rows_per_block)
     of = attention(seed=0, window=window)
-    torch.testing.assert_close(of.column_sums(*rows), whole_matrix(of, *rows))
+    sums = of.received(LENGTH - rows[0], first_causal_row=rows[1])
+    torch.testing.assert_close(sums, whole_matrix(of, *rows))
 
 
 class Largest(TorchDispatchMode):
@@ -65,19 +67,19 @@ class Largest(TorchDispatchMode):
 
 
 def test_a_block_takes_no_more_memory_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
-    of = attention(seed=1)
-    whole = of.column_sums()
+    whole = attention(seed=1).received()
     row = 12 * HEADS * GROUP * LENGTH
     for rows in (1, 5):
-        monkeypatch.setattr(prompt, "_BYTES_PER_BLOCK", rows * row + 1)
+        monkeypatch.setattr(reference, "_BYTES_PER_BLOCK", rows * row + 1)
+        of = attention(seed=1)
         with Largest() as largest:
-            sums = of.column_sums(first_causal_row=LENGTH)
+            sums = of.received(first_causal_row=LENGTH)
         # Logits and probabilities are each a third of it; inputs are as large as a row or two.
         assert largest.nbytes <= max(rows * row / 3, of.queries.nbytes)
-        torch.testing.assert_close(of.column_sums(), whole)
+        torch.testing.assert_close(of.received(), whole)
         torch.testing.assert_close(sums, whole_matrix(of, 0, LENGTH))
-    monkeypatch.setattr(prompt, "_BYTES_PER_BLOCK", 1)  # a row is the least
-    torch.testing.assert_close(of.column_sums(), whole)
+    monkeypatch.setattr(reference, "_BYTES_PER_BLOCK", 1)  # a row is the least
+    torch.testing.assert_close(attention(seed=1).received(), whole)
 
 
 @pytest.mark.parametrize(
@@ -87,15 +89,15 @@ def test_a_block_takes_no_more_memory_than_it_may(monkeypatch: pytest.MonkeyPatc
 def test_equal_sums_are_computed_once(
     strategy: str, causal: bool, expected: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compute, first_causal_rows = PromptAttention.column_sums, []
+    compute, first_causal_rows = reference.column_sums, []
 
-    def column_sums(self: PromptAttention, first_row: int = 0, first_causal_row: int = 0) -> Tensor:
-        first_causal_rows.append(first_causal_row)
-        return compute(self, first_row, first_causal_row)
+    def column_sums(*args: Any) -> Tensor:
+        first_causal_rows.append(args[-1])
+        return compute(*args)
 
-    monkeypatch.setattr(PromptAttention, "column_sums", column_sums)
+    monkeypatch.setattr(reference, "column_sums", column_sums)
     fidelity = Fidelity.preset("paper", causal_prefill_scores=causal)
-    compression = Compression("H2O", strategy, 12, 3, 7, 3, fidelity=fidelity)
+    compression = compression_of("H2O", strategy, 12, 3, 7, 3, fidelity=fidelity)
     with patch(tiny_model("gqa", num_layers=1)) as model:
         Session(model, compression, [random_tokens(20, seed=0)], 10).prefill()
     assert first_causal_rows == expected
@@ -113,5 +115,5 @@ def test_no_mask_of_a_prompt_is_made(model_name: str, monkeypatch: pytest.Monkey
     monkeypatch.setattr(functional, "scaled_dot_product_attention", recorded)
     prompts = [random_tokens(length, seed=2) for length in (20, 31)]
     with patch(tiny_model(model_name)) as model:
-        Session(model, Compression("H2O", "slide", 12, 3, 7, 3), prompts, 10).prefill()
+        Session(model, compression_of("H2O", "slide", 12, 3, 7, 3), prompts, 10).prefill()
     assert calls == [(None, True)] * len(prompts) * model.config.num_hidden_layers

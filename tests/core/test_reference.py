@@ -29,7 +29,7 @@ SIZES = {
 )
 def test_every_pair(method: str, strategy: str, settings: dict[str, str]) -> None:
     seed = PAIRS.index((method, strategy))
-    compare("gqa", Compression(method, strategy, **SIZES, **settings), seed)
+    compare("gqa", Compression.from_shared(method, strategy, **SIZES, **settings), seed)
 
 
 @pytest.mark.parametrize("strategy", ["slide", "h2o"])
@@ -42,7 +42,7 @@ def test_every_pair(method: str, strategy: str, settings: dict[str, str]) -> Non
     ],
 )
 def test_other_settings(strategy: str, settings: dict[str, str | int | None]) -> None:
-    compare("gqa", Compression("SnapKV", strategy, **SIZES, **settings), seed=50)
+    compare("gqa", Compression.from_shared("SnapKV", strategy, **SIZES, **settings), seed=50)
 
 
 @pytest.mark.parametrize("model_name", ["mha", "mistral", "qwen2"])
@@ -59,14 +59,14 @@ def test_other_settings(strategy: str, settings: dict[str, str | int | None]) ->
     ],
 )
 def test_every_architecture(model_name: str, method: str, strategy: str) -> None:
-    compare(model_name, Compression(method, strategy, **SIZES), seed=60)
+    compare(model_name, Compression.from_shared(method, strategy, **SIZES), seed=60)
 
 
 @pytest.mark.parametrize("strategy", ["slide", "discontinuous", "h2o", "pyramidinfer"])
 def test_ties_go_to_the_earlier_token(strategy: str) -> None:
     # A token whose embedding is 0 asks for nothing: it attends to all tokens equally.
     silent = torch.arange(0, VOCABULARY, 2)
-    compression = Compression("H2O", strategy, **SIZES, decoding_score="current")
+    compression = Compression.from_shared("H2O", strategy, **SIZES, decoding_score="current")
     compare("gqa", compression, seed=70, silent=silent)
 
 

@@ -8,9 +8,11 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from scope import Compression, Fidelity, ScopeError
-from scope.cache.schedule import Schedule, slots_needed
-from scope.methods.pyramid import pyramid_budgets
-from scope.methods.registry import DECODING_STRATEGIES, PREFILL_COMPRESSORS
+from scope.budgets.pyramid import pyramid_budgets
+from scope.cache.plan import slots_needed
+from scope.cache.schedule import Schedule
+from scope.registry import COMPRESSORS, STRATEGIES
+from tests.core.tiny import compression_of
 
 R = 256
 reproducible = settings(deadline=None, derandomize=True, max_examples=300)
@@ -32,10 +34,8 @@ class Counts:
 def count(
     strategy: str, window: int, total: int, steps: int, num_layers: int = 2, fidelity: str = "paper"
 ) -> Counts:
-    compression = Compression(
-        "H2O", strategy, 2048, None, window, R, fidelity=Fidelity.preset(fidelity)
-    )
-    schedule = Schedule(compression, total, num_layers, batch_size=1)
+    compression = compression_of("H2O", strategy, 2048, 8, window, R, fidelity=fidelity)
+    schedule = Schedule(compression.recipe(total), num_layers, batch_size=1)
     schedule.admit(0, prompt_length=3000)
     pools, selections = [], []
     for _ in range(steps):
@@ -82,7 +82,7 @@ def test_discontinuous_selects_as_often_as_its_window_grows(total: int, window: 
 
 
 def test_a_generation_shorter_than_its_window_loses_nothing() -> None:
-    for strategy in DECODING_STRATEGIES:
+    for strategy in STRATEGIES:
         for total in (1, 100, R, R + 1, 511):
             if strategy != "pyramidinfer":
                 assert count(strategy, 512, total, steps=total).pools[-1] == min(total, 512)
@@ -134,9 +134,9 @@ def compressions(draw: st.DrawFn) -> Compression:
     capacity = draw(st.integers(2, 24), "C")
     recent = draw(st.integers(1, window - 1), "R")
     try:
-        return Compression(
-            method=draw(st.sampled_from(list(PREFILL_COMPRESSORS))),
-            decoding_metric=draw(st.sampled_from(list(DECODING_STRATEGIES))),
+        return Compression.from_shared(
+            method=draw(st.sampled_from(list(COMPRESSORS))),
+            decoding_metric=draw(st.sampled_from(list(STRATEGIES))),
             max_capacity_prompt=capacity,
             window_size=draw(st.integers(1, capacity - 1), "w"),
             decoding_window_size=window,
@@ -157,9 +157,9 @@ def compressions(draw: st.DrawFn) -> Compression:
 def test_what_must_leave_may_leave(
     compression: Compression, num_layers: int, total: int, lengths: list[int]
 ) -> None:
-    recent = compression.decoding_recent_size
-    together = Schedule(compression, total, num_layers, len(lengths))
-    alone = [Schedule(compression, total, num_layers, 1) for _ in lengths]
+    recent = compression.recipe(total).strategy.recent
+    together = Schedule(compression.recipe(total), num_layers, len(lengths))
+    alone = [Schedule(compression.recipe(total), num_layers, 1) for _ in lengths]
     for row, length in enumerate(lengths):
         together.admit(row, length)
         alone[row].admit(0, length)
@@ -172,7 +172,7 @@ def test_what_must_leave_may_leave(
         assert (together.losses <= np.maximum(may_go, 0)).all()
         for row, schedule in enumerate(alone):
             assert (together.now.lengths[:, row] == schedule.now.lengths[:, 0]).all()
-    slots = slots_needed(compression, total, num_layers, lengths)
+    slots = slots_needed(compression.recipe(total), total, num_layers, lengths)
     assert slots == together.peak.max(axis=1).tolist()
 
 
@@ -187,9 +187,9 @@ def test_a_row_counts_as_alone_and_idle_rows_stand_still(
     compression: Compression, num_layers: int, spells: list[tuple[int | None, ...]]
 ) -> None:
     total = 15
-    schedule = Schedule(compression, total, num_layers, batch_size=2)
+    schedule = Schedule(compression.recipe(total), num_layers, batch_size=2)
     for lengths in spells:
-        alone = Schedule(compression, total, num_layers, batch_size=2)
+        alone = Schedule(compression.recipe(total), num_layers, batch_size=2)
         for row, length in enumerate(lengths):
             if length is None:
                 schedule.release(row)

@@ -41,7 +41,7 @@ def test_random_budgets(method: str, strategy: str, length: str) -> None:
     ):
         pytest.skip("the published code crashes: it asks for more tokens than there are")
     window = rng.randint(2, 12)
-    compression = Compression(
+    compression = Compression.from_shared(
         method,
         strategy,
         max_capacity_prompt=capacity,
@@ -64,7 +64,9 @@ def test_long_generations(method: str, strategy: str, prompt_length: int) -> Non
     rng = random.Random(prompt_length)
     sizes = {"max_capacity_prompt": 14, "window_size": 3, "pooling": "avgpool"}
     sizes |= {"decoding_window_size": 10, "decoding_recent_size": 4}
-    compression = Compression(method, strategy, **sizes, fidelity=Fidelity.preset("upstream"))
+    compression = Compression.from_shared(
+        method, strategy, **sizes, fidelity=Fidelity.preset("upstream")
+    )
     run = check(LAYOUTS[1], compression, tokens(rng, prompt_length), tokens(rng, 80))
     selecting = (run["cache_len"][1:] < run["attended_len"][1:]).any(axis=1)
     assert selecting.sum() >= (4 if strategy == "discontinuous" else 50)

@@ -1,7 +1,10 @@
 """Tiny random models with peaked attention, and prompts for them."""
 
+from importlib import import_module
 from itertools import product
+from typing import Any
 
+import pytest
 import torch
 from transformers import (
     LlamaConfig,
@@ -13,11 +16,13 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from scope.methods.registry import DECODING_STRATEGIES, PREFILL_COMPRESSORS
+from scope import Compression
+from scope.kernels import Backend, reference
+from scope.registry import COMPRESSORS, STRATEGIES
 
 VOCABULARY = 128
 SLIDING_WINDOW = 12
-PAIRS = list(product(PREFILL_COMPRESSORS, DECODING_STRATEGIES))
+PAIRS = list(product(COMPRESSORS, STRATEGIES))
 
 _ARCHITECTURES = {
     "mha": (LlamaConfig, LlamaForCausalLM, {"num_key_value_heads": 4}),
@@ -59,6 +64,33 @@ def tiny_model(
         if vector.dim() == 1:  # gains begin at 1 and biases at 0, where mistakes do not show
             torch.nn.init.normal_(vector, mean="norm" in name, std=0.5)
     return model.to(dtype).eval()
+
+
+def compression_of(
+    method: str,
+    strategy: str,
+    capacity: int = 10,
+    window: int = 3,
+    pool: int = 6,
+    recent: int = 2,
+    **more: Any,
+) -> Compression:
+    """Small budgets for any pair, C, w, W and R, as far as the pair reads them."""
+    sizes = {
+        "max_capacity_prompt": capacity,
+        "window_size": window,
+        "decoding_window_size": pool,
+        "decoding_recent_size": recent,
+    }
+    return Compression.from_shared(method, strategy, **(sizes | more))
+
+
+def backend(kernels: bool) -> Backend:
+    """Triton's, which a CPU interprets, or plain torch."""
+    if not kernels:
+        return reference
+    pytest.importorskip("triton", reason="the kernels need Triton")
+    return import_module("scope.kernels.triton.backend")
 
 
 def random_tokens(length: int, seed: int) -> list[int]:

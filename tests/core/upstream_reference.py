@@ -41,14 +41,14 @@ class UpstreamReference(SlowReference):
 
     def __init__(self, model: PreTrainedModel, compression: Compression, total: int) -> None:
         super().__init__(model, compression, total)
-        self.capacity = compression.max_capacity_prompt
-        self.last = compression.window_size
-        self.window = compression.decoding_window_size
-        self.recent = compression.decoding_recent_size
+        self.capacity = self.settings.max_capacity_prompt
+        self.last = self.settings.window_size
+        self.window = self.settings.decoding_window_size
+        self.recent = self.settings.decoding_recent_size
         if compression.method in ("SnapKV", "PyramidKV"):
             self.delta = PLUG_IN_DELTA
         else:
-            self.delta = compression.delta or (total - self.recent) // (self.window - self.recent)
+            self.delta = self.settings.delta or (total - self.recent) // (self.window - self.recent)
 
     @torch.no_grad()
     def read_prompt(self, prompt: list[int]) -> Step:

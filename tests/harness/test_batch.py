@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from scope import ScopeError, patch
-from scope.cache.schedule import slots_needed
+from scope.cache.plan import slots_needed
 from scope.generation.greedy import generate
 from scope.generation.session import Session
 from scope.harness import batch

@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from scope.methods import prompt
-from scope.methods.prompt import PromptAttention
+from scope.kernels import reference
+from scope.methods import prompt as prompt_module
+from scope.methods.prompt import Prompt
 
 pytest.importorskip("triton", reason="the kernels need Triton, which torch's CUDA builds bring")
 
-from scope.kernels.column_sums import column_sums
+from scope.kernels.triton import backend
+from scope.kernels.triton.column_sums import column_sums
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SCALING = 0.3
@@ -51,8 +53,10 @@ class Case:
     def exact(self, queries: Tensor, keys: Tensor) -> Tensor:
         """Of every query head, in float64, which the kernels are not for."""
         keys = keys.double().repeat_interleave(self.group, 0)
-        attention = PromptAttention(queries.double(), keys, SCALING, self.window)
-        return attention.column_sums(self.first_row, self.first_causal_row)
+        rows = (self.first_row, self.first_causal_row)
+        return reference.column_sums(
+            queries.double(), keys, SCALING, self.window, torch.float32, *rows
+        )
 
 
 CASES = {
@@ -115,16 +119,16 @@ def test_probabilities_are_rounded_before_they_are_added(score_dtype: torch.dtyp
 def test_takes_the_place_of_torch(
     reduction: str, score_dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where there are kernels, rows enough for them go there and give the same scores."""
-    monkeypatch.setattr(prompt, "_ROWS_PER_BLOCK", 32)
+    """Rows enough for the kernels go there and give the same scores."""
+    monkeypatch.setattr(backend, "_FEW_ROWS", 32)
     sums = []
-    for kernels in (False, True):
-        monkeypatch.setattr(prompt, "has_kernels_for", lambda keys, has=kernels: has)
+    for chosen in (reference, backend):
+        monkeypatch.setattr(prompt_module, "backend_for", lambda keys, chosen=chosen: chosen)
         queries, keys = Case(heads=2, length=70).states(seed=4)
-        attention = PromptAttention(
-            queries, keys, SCALING, reduction=reduction, score_dtype=score_dtype
+        prompt = Prompt(
+            queries, keys, keys, torch.zeros(70, 4), 0, SCALING, score_dtype=score_dtype
         )
-        sums.append(attention.column_sums())
+        sums.append(prompt.received(reduction=reduction))
     # Sums next to the middle between two numbers of the score dtype may go to either.
     tolerance = max(2 * torch.finfo(score_dtype).eps, 1e-4)
     torch.testing.assert_close(*sums, rtol=tolerance, atol=tolerance)

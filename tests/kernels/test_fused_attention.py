@@ -6,16 +6,48 @@ import pytest
 import torch
 from torch import Tensor
 
-from scope.cache.layer import FREE, Ranking, SlotLayer
-from scope.kernels.slot_attention import slot_attention
+from baselines.allkv import ALLKV
+from scope.budgets.whole import Whole
+from scope.cache.layer import SlotLayer
+from scope.cache.step import decode
+from scope.decoding.none import NoEviction
+from scope.kernels import reference
+from scope.kernels.tensors import FREE, NewTokens, Sight, StepCounts
+from scope.methods.prompt import Entries
+from scope.methods.recipe import Recipe
+from scope.methods.score import Score
+from scope.registry import SCORES
 
 pytest.importorskip("triton", reason="the kernels need Triton, which torch's CUDA builds bring")
 
-from scope.kernels.fused_attention import fused_attention
+from scope.kernels.triton import backend
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-RANKING = Ranking(score="current", reduction="mean", dtype=torch.float32, recent=4)
 SCALING = 0.3
+
+
+@dataclass(frozen=True)
+class FourRecent(NoEviction):
+    """The host counts in `Twins`; this only says which tokens are recent."""
+
+    @property
+    def recent(self) -> int:
+        return 4
+
+
+def recipe_of(score: str | None, between: bool = False, **options: str) -> Recipe:
+    """A recipe that tokens leave by.
+
+    Args:
+        score: its name; None if none leaves.
+        between: whether `worth` runs between two kernels, as if no kernel knew the score.
+        options: of the score.
+    """
+    own: Score | None = None
+    if score is not None:
+        cls = SCORES[score]
+        own = (type(cls.__name__, (cls,), {"kernel": None}) if between else cls)(**options)
+    return Recipe(ALLKV(), Whole(), FourRecent(), own)
 
 
 @dataclass
@@ -65,7 +97,8 @@ class Twins:
         batch = len(case.prompts)
         for layer, dtype in zip(self.layers, (torch.float64, case.dtype), strict=True):
             like = torch.empty(case.head_dim, dtype=dtype, device=DEVICE)
-            layer.allocate(like, batch, case.heads, self.slots)
+            state = {"total": ("H", "S")}
+            layer.allocate(like, batch, case.heads, case.heads * case.group, self.slots, state)
         self.newest, self.held = [0] * batch, [0] * batch
         for row, length in enumerate(case.prompts):
             self.prompt(row, length)
@@ -80,44 +113,37 @@ class Twins:
         keys, values = self.normal(2, self.case.heads, length, self.case.head_dim)
         scores = torch.rand(self.case.heads, length, generator=self.random).to(DEVICE)
         kept = torch.arange(length, device=DEVICE).expand(self.case.heads, -1)
+        draw = torch.tensor(7 + row)
         for layer in self.layers:
             dtype = layer.keys.dtype
-            layer.write_prompt(row, keys.to(dtype), values.to(dtype), kept, scores)
+            entries = Entries(keys.to(dtype), values.to(dtype), kept)
+            layer.write_prompt(row, entries, draw, {"total": scores})
         self.newest[row], self.held[row] = length - 1, length
 
-    def step(self, number: int, ranking: Ranking) -> tuple[Tensor, Tensor]:
+    def step(self, number: int, recipe: Recipe) -> tuple[Tensor, Tensor]:
         """One token in both: outputs ``[B, H_q, D]``."""
         case, batch = self.case, len(self.newest)
         self.newest = [rank + 1 for rank in self.newest]
         self.held = [count + 1 for count in self.held]
-        due = number % case.period == 0 and ranking.score is not None
+        due = number % case.period == 0 and recipe.score is not None
         budget = case.protected + case.pool
         losses = [max(count - budget, 0) if due else 0 for count in self.held]
         self.held = [count - loss for count, loss in zip(self.held, losses, strict=True)]
         counts = torch.tensor(
             [self.newest, [case.protected] * batch, losses], dtype=torch.int32, device=DEVICE
         )
-        for layer in self.layers:
-            layer.newest, layer.protected, layer.losses = counts
-            layer.most_losses, layer.used = max(losses), self.slots
         queries = self.normal(batch, case.heads * case.group, case.head_dim) * case.sharpness
         keys, values = self.normal(2, batch, case.heads, case.head_dim)
-        outputs = [
-            attend(
-                layer,
-                *(states.to(layer.keys.dtype) for states in (queries, keys, values)),
-                counts[0],
-                SCALING,
-                case.window,
-                ranking,
-            )
-            for attend, layer in zip((slot_attention, fused_attention), self.layers, strict=True)
-        ]
+        outputs = []
+        for layer, kernels in zip(self.layers, (reference, backend), strict=True):
+            layer.counts = StepCounts(counts[0], *counts, max(losses), self.slots)
+            new = NewTokens(*(states.to(layer.keys.dtype) for states in (queries, keys, values)))
+            outputs.append(decode(layer, kernels, recipe, new, Sight(SCALING, case.window)))
         return outputs[0], outputs[1]
 
-    def check_equal(self, steps: int, ranking: Ranking, tolerance: float = 1e-4) -> None:
+    def check_equal(self, steps: int, recipe: Recipe, tolerance: float = 1e-4) -> None:
         for number in range(1, steps + 1):
-            expected, output = self.step(number, ranking)
+            expected, output = self.step(number, recipe)
             torch.testing.assert_close(output.double(), expected, rtol=0, atol=tolerance)
             slow, fast = self.layers
             assert torch.equal(fast.positions, slow.positions), f"step {number}"
@@ -125,32 +151,38 @@ class Twins:
             if self.newest[0] + 1 < self.slots:
                 assert torch.equal(fast.vacant, slow.vacant)
             held = (fast.positions != FREE) & (fast.ranks >= self.case.protected)
-            if ranking.score == "cumulative":
-                torch.testing.assert_close(fast.scores[held], slow.scores[held])
+            torch.testing.assert_close(fast.state["total"][held], slow.state["total"][held])
 
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("score", ["current", "cumulative"])
 def test_same_as_torch(name: str, score: str) -> None:
     case = CASES[name]
-    Twins(case, seed=1).check_equal(case.steps, replace(RANKING, score=score))
+    Twins(case, seed=1).check_equal(case.steps, recipe_of(score))
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("score", ["cumulative", "random"])
+def test_a_score_without_a_kernel_runs_between_two(name: str, score: str) -> None:
+    case = CASES[name]
+    Twins(case, seed=1).check_equal(case.steps, recipe_of(score, between=True))
 
 
 @pytest.mark.parametrize("name", ["plain", "many blocks", "several losses"])
 def test_more_heads_than_programs_at_a_time(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scope.kernels.fused_attention.processors", lambda device: 0)
-    Twins(CASES[name], seed=9).check_equal(CASES[name].steps, RANKING)
+    monkeypatch.setattr("scope.kernels.triton.attention.processors", lambda device: 0)
+    Twins(CASES[name], seed=9).check_equal(CASES[name].steps, recipe_of("current"))
 
 
 @pytest.mark.parametrize("score", ["recent", "random", None])
 @pytest.mark.parametrize("case", [Case(period=3), CASES["pool of many blocks"]], ids=["", "many"])
 def test_scores_that_do_not_look_at_attention(case: Case, score: str | None) -> None:
-    Twins(case, seed=2).check_equal(case.steps, replace(RANKING, score=score))
+    Twins(case, seed=2).check_equal(case.steps, recipe_of(score))
 
 
 @pytest.mark.parametrize("score", ["current", "cumulative"])
 def test_largest_of_the_group(score: str) -> None:
-    Twins(Case(), seed=3).check_equal(10, replace(RANKING, score=score, reduction="max"))
+    Twins(Case(), seed=3).check_equal(10, recipe_of(score, group_reduction="max"))
 
 
 @pytest.mark.parametrize(
@@ -161,14 +193,14 @@ def test_largest_of_the_group(score: str) -> None:
 def test_equal_scores_lose_the_newest(case: Case) -> None:
     """Nothing but one token is seen, so all others have received exactly nothing."""
     case = replace(case, period=4, sharpness=3000.0)
-    Twins(case, seed=4).check_equal(12, RANKING, tolerance=1e-3)
+    Twins(case, seed=4).check_equal(12, recipe_of("current"), tolerance=1e-3)
 
 
 def test_a_row_starts_over() -> None:
     twins = Twins(Case(), seed=5)
-    twins.check_equal(7, RANKING)
+    twins.check_equal(7, recipe_of("current"))
     twins.prompt(1, 9)
-    twins.check_equal(7, RANKING)
+    twins.check_equal(7, recipe_of("current"))
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="half precision is checked on a GPU")
@@ -177,10 +209,11 @@ def test_a_row_starts_over() -> None:
 def test_half_precision(dtype: torch.dtype, head_dim: int) -> None:
     case = Case(prompts=(700, 64, 1), head_dim=head_dim, dtype=dtype, steps=60)
     tolerance = {torch.bfloat16: 2e-2, torch.float16: 3e-3}[dtype]
-    Twins(case, seed=6).check_equal(case.steps, replace(RANKING, score="recent"), tolerance)
+    Twins(case, seed=6).check_equal(case.steps, recipe_of("recent"), tolerance)
 
 
-def test_rotates_as_transformers_does() -> None:
+@pytest.mark.parametrize("recipe", [recipe_of("current"), recipe_of("current", between=True)])
+def test_rotates_as_transformers_does(recipe: Recipe) -> None:
     from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
     outputs = []
@@ -189,18 +222,18 @@ def test_rotates_as_transformers_does() -> None:
         random = torch.Generator().manual_seed(8)
         counts = torch.tensor([[40, 70, 3], [30] * 3, [0] * 3], dtype=torch.int32, device=DEVICE)
         layer = twins.layers[1]
-        layer.newest, layer.protected, layer.losses = counts
+        layer.counts = StepCounts(counts[0], *counts, 0, twins.slots)
         queries, keys, values = (
             torch.randn(3, heads, 16, generator=random).to(DEVICE) for heads in (8, 2, 2)
         )
         angles = torch.rand(3, 8, generator=random).repeat(1, 2).to(DEVICE)
         rotation = angles.cos(), angles.sin()
-        arguments = (counts[0], SCALING, None, RANKING)
         if rotate_here:
             turned = apply_rotary_pos_emb(
                 queries[:, :, None], keys[:, :, None], *(part[:, None] for part in rotation)
             )
             queries, keys = (states[:, :, 0] for states in turned)
             rotation = None
-        outputs.append(fused_attention(layer, queries, keys, values, *arguments, rotation))
+        new = NewTokens(queries, keys, values, rotation)
+        outputs.append(decode(layer, backend, recipe, new, Sight(SCALING)))
     torch.testing.assert_close(*outputs)

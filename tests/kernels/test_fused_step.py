@@ -13,7 +13,7 @@ from scope.cache import cache as cache_module
 from scope.generation.fused import _joined, fused_step, obstacle
 from scope.generation.greedy import generate
 from scope.generation.session import Session
-from tests.core.tiny import PAIRS, random_tokens, tiny_model
+from tests.core.tiny import PAIRS, backend, compression_of, random_tokens, tiny_model
 
 pytest.importorskip("triton", reason="the kernels need Triton, which torch's CUDA builds bring")
 
@@ -31,7 +31,7 @@ on_gpu = pytest.mark.skipif(not ON_GPU, reason="needs a GPU")
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """Without kernels, until undone."""
-    monkeypatch.setattr(cache_module, "has_kernels_for", lambda slots: False)
+    monkeypatch.setattr(cache_module, "backend_for", lambda keys: backend(False))
     return monkeypatch
 
 
@@ -39,13 +39,11 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
 def test_logits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU in the interpreter."""
     model = tiny_model(name, num_layers=2).to("cuda" if ON_GPU else "cpu")
-    compression = Compression(
-        "SnapKV", "slide", 40, 8, decoding_window_size=4, decoding_recent_size=2
-    )
+    compression = compression_of("SnapKV", "slide", 40, 8, 4, 2)
     logits: dict[bool, list[torch.Tensor]] = {}
     with patch(model), torch.inference_mode():
         for fused in (False, True):
-            monkeypatch.setattr(cache_module, "has_kernels_for", lambda slots, on=fused: on)
+            monkeypatch.setattr(cache_module, "backend_for", lambda keys, on=fused: backend(on))
             session = Session(model, compression, PROMPTS, 8)
             logits[fused] = [session.prefill()]
             for step in range(7):
@@ -62,13 +60,13 @@ def test_logits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "compression",
     [
-        *(Compression(*pair, **SIZES) for pair in PAIRS),
+        *(Compression.from_shared(*pair, **SIZES) for pair in PAIRS),
         Compression("H2O", "adaptive", **SIZES, decoding_score="random"),
         Compression(
             "H2O", "discontinuous", **SIZES, decoding_score="cumulative", group_reduction="max"
         ),
         *(
-            Compression("H2O", strategy, **SIZES, fidelity=Fidelity.preset("upstream"))
+            Compression.from_shared("H2O", strategy, **SIZES, fidelity=Fidelity.preset("upstream"))
             for strategy in ("slide", "discontinuous", "h2o")
         ),
     ],
@@ -100,7 +98,7 @@ def test_bfloat16_is_as_exact_as_plain(
     exact = _model_of_whole_blocks()
     rounded = deepcopy(exact).bfloat16()
     exact.load_state_dict({name: w.float() for name, w in rounded.state_dict().items()})
-    compression = Compression("H2O", strategy, **SIZES)
+    compression = Compression.from_shared("H2O", strategy, **SIZES)
     prompts = [random_tokens(length, seed=length) for length in range(60, 60 + batch)]
     text = torch.randint(200, (100, batch), generator=torch.Generator().manual_seed(2)).cuda()
 

@@ -7,8 +7,8 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 pytest.importorskip("triton", reason="the kernels need Triton, which torch's CUDA builds bring")
 
-from scope.kernels.linear import gated_linear, linear, linear_in_parts
-from scope.kernels.pointwise import add_and_norm, argmax, silu_and_multiply
+from scope.kernels.triton.linear import gated_linear, linear, linear_in_parts
+from scope.kernels.triton.pointwise import add_and_norm, argmax, silu_and_multiply
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 

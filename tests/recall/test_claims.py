@@ -21,7 +21,7 @@ UNIFIED = ("h2o", "slm", "pyramidinfer")
 @cache
 def accuracies(method: str, strategy: str, decoding_score: str | None = None) -> tuple[float, ...]:
     """Share of right sums in each prompt's answers."""
-    compression = Compression(
+    compression = Compression.from_shared(
         method,
         strategy,
         max_capacity_prompt=98,

@@ -1,4 +1,4 @@
-"""Every method by the name that the original's command line gives it, in any case."""
+"""Every method by its name: the one place that a new file is entered in."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -9,20 +9,30 @@ from baselines.pyramidinfer import PyramidInfer, PyramidInferDecoding
 from baselines.pyramidkv import PyramidKV
 from baselines.snapkv import SnapKV
 from baselines.streamingllm import StreamingLLM, StreamingLLMDecoding
+from scope.budgets.pyramid import Pyramid
+from scope.budgets.uniform import Uniform
+from scope.budgets.whole import Whole
 from scope.decoding.adaptive import Adaptive
 from scope.decoding.discontinuous import Discontinuous
 from scope.decoding.none import NoEviction
 from scope.decoding.slide import Slide
 from scope.errors import ScopeError
-from scope.methods.decoding import DecodingStrategy
-from scope.methods.prefill import PrefillCompressor
+from scope.methods.budget import Budget
+from scope.methods.compressor import Compressor
+from scope.methods.score import Score
+from scope.methods.strategy import Strategy
+from scope.scores.cumulative import Cumulative
+from scope.scores.current import Current
+from scope.scores.random import Random
+from scope.scores.recent import Recent
 
 _Method = TypeVar("_Method")
 
-PREFILL_COMPRESSORS: Mapping[str, type[PrefillCompressor]] = {
-    cls.name: cls for cls in (ALLKV, SnapKV, PyramidKV, PyramidInfer, H2O, StreamingLLM)
+COMPRESSORS: Mapping[str, type[Compressor]] = {
+    cls.name: cls for cls in (ALLKV, SnapKV, PyramidKV, H2O, PyramidInfer, StreamingLLM)
 }
-DECODING_STRATEGIES: Mapping[str, type[DecodingStrategy]] = {
+BUDGETS: Mapping[str, type[Budget]] = {cls.name: cls for cls in (Whole, Uniform, Pyramid)}
+STRATEGIES: Mapping[str, type[Strategy]] = {
     cls.name: cls
     for cls in (
         NoEviction,
@@ -34,6 +44,7 @@ DECODING_STRATEGIES: Mapping[str, type[DecodingStrategy]] = {
         PyramidInferDecoding,
     )
 }
+SCORES: Mapping[str, type[Score]] = {cls.name: cls for cls in (Current, Cumulative, Recent, Random)}
 
 
 def find(methods: Mapping[str, _Method], name: str, kind: str) -> _Method:
@@ -43,6 +54,6 @@ def find(methods: Mapping[str, _Method], name: str, kind: str) -> _Method:
         ScopeError: for an unknown name, with the known ones.
     """
     for known, method in methods.items():
-        if known.lower() == name.lower():
+        if known.lower() == str(name).lower():
             return method
     raise ScopeError(f"unknown {kind} {name!r}; expected one of {', '.join(methods)}")

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from scope.kernels import shared_memory
-from scope.kernels.pointwise import silu_and_multiply
+from scope.kernels.triton.pointwise import silu_and_multiply
 
 _PARTS = 2
 

@@ -1,9 +1,11 @@
 # ruff: noqa: ANN202  (what a kernel returns, Triton knows)
-"""Decode attention over slots in two Triton kernels: attend, then combine and evict.
+"""Decode attention over slots in Triton: attend, then join and evict.
 
-The first splits the slots of each head over programs and reads every key and value once. The second
-joins the splits, and frees the slots of the tokens that must go. Between them only the logits of
-tokens that may go are written. Nothing waits for the host: what is due comes as tensors of counts.
+The first kernel splits the slots of each head over programs and reads every key and value once. The
+second joins the splits, and frees the slots of the tokens that must go, or else tells what
+attention each slot received, and a third frees slots by a worth that somebody has made of it.
+Between them only the logits of slots that are looked at are written. Nothing waits for the host:
+what is due comes as tensors of counts.
 """
 
 from dataclasses import dataclass
@@ -13,8 +15,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from scope.cache.layer import FREE, Ranking, SlotLayer
 from scope.kernels import processors, shared_memory
+from scope.kernels.tensors import (
+    FREE,
+    NewTokens,
+    Ranking,
+    Received,
+    Sight,
+    SlotTensors,
+    StepCounts,
+)
 
 _MOST_SPLITS = 32
 # Numbers that a program of the second kernel can hold of its head's splits.
@@ -32,96 +42,186 @@ _FIRST = tl.constexpr(-(2**63))
 _LAST = tl.constexpr(2**63 - 1)
 
 
-def fused_attention(
-    layer: SlotLayer,
-    queries: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    positions: Tensor,
-    scaling: float,
-    sliding_window: int | None,
-    ranking: Ranking,
-    rotation: tuple[Tensor, Tensor] | None = None,
+def attend_and_evict(
+    slots: SlotTensors, counts: StepCounts, new: NewTokens, sight: Sight, ranking: Ranking
 ) -> Tensor:
     """Append one token per row, attend to all that is held, then evict what must go.
 
-    Takes and returns what `slot_attention` does. Rows of the queries, keys and values may be
-    strided, heads may not. With ``rotation``, ``[B, D]`` cos and sin, queries and keys come without
-    RoPE.
+    See `FusingBackend`. Rows of the queries, keys and values may be strided, heads may not.
     """
-    batch, heads, slots, head_dim = layer.keys.shape
-    group = queries.shape[1] // heads
+    split = _attend_splits(slots, counts, new, sight, counts.protected if ranking.kernel else None)
+    output = _empty_output(new)
+    _launch_finish(
+        split, slots, counts, output, ranking.received,
+        job=ranking.kernel, total=ranking.total, draw=ranking.draw, layer=ranking.layer,
+        recent=ranking.recent,
+    )  # fmt: skip
+    return output
+
+
+def attend(
+    slots: SlotTensors,
+    counts: StepCounts,
+    new: NewTokens,
+    sight: Sight,
+    received: Received | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Append one token per row and attend to what is seen; see `Backend`."""
+    every_slot = torch.zeros_like(counts.protected)
+    split = _attend_splits(slots, counts, new, sight, every_slot if received else None)
+    output = _empty_output(new)
+    if received is None:
+        _launch_finish(split, slots, counts, output, Received(), job=None)
+        return output, None
+    attention = torch.empty(slots.positions.shape, dtype=torch.float32, device=output.device)
+    _launch_finish(split, slots, counts, output, received, job="report", total=attention)
+    return output, attention
+
+
+def evict(slots: SlotTensors, counts: StepCounts, worth: Tensor | None, recent: int) -> None:
+    """Free the slots of the least worthy tokens, and choose the next vacant one; see `Backend`."""
+    batch, heads, length = slots.positions.shape
+    warps = _plan(slots.keys, block_group=1).finishing_warps
+    _evict[heads, batch](
+        None if worth is None else worth.contiguous(),
+        slots.positions,
+        slots.ranks,
+        slots.vacant,
+        counts.newest,
+        counts.protected,
+        counts.losses,
+        length,
+        recent,
+        GIVEN=worth is not None,
+        BLOCK=256 * warps,
+        num_warps=warps,
+    )
+
+
+@dataclass(frozen=True)
+class _Splits:
+    """What the first kernel leaves to the second.
+
+    Attributes:
+        logits: ``[B, H, group, S]`` float32 in base 2, or of no slots.
+        weighted: ``[B, H, splits, group, D]`` float32 values, not normalised.
+        maxima, totals: ``[B, H, splits, group]`` float32.
+        plan: how the GPU is shared out.
+    """
+
+    logits: Tensor
+    weighted: Tensor
+    maxima: Tensor
+    totals: Tensor
+    plan: "_Plan"
+
+
+def _attend_splits(
+    slots: SlotTensors,
+    counts: StepCounts,
+    new: NewTokens,
+    sight: Sight,
+    first_scored: Tensor | None,
+) -> _Splits:
+    """Attend; logits are kept of the slots from ``first_scored`` ``[B]`` on, None for none."""
+    batch, heads, length, head_dim = slots.keys.shape
+    group = new.queries.shape[1] // heads
     block_group = triton.next_power_of_2(group)
-    plan = _plan(layer.keys, block_group)
-    splits = plan.splits
-    wide = {"dtype": torch.float32, "device": queries.device}
-    logits = torch.empty(batch, heads, group, slots if ranking.score else 0, **wide)
-    weighted = torch.empty(batch, heads, splits, group, head_dim, **wide)
-    maxima = torch.empty(batch, heads, splits, group, **wide)
+    plan = _plan(slots.keys, block_group)
+    scored = first_scored is not None
+    wide = {"dtype": torch.float32, "device": new.queries.device}
+    logits = torch.empty(batch, heads, group, length if scored else 0, **wide)
+    weighted = torch.empty(batch, heads, plan.splits, group, head_dim, **wide)
+    maxima = torch.empty(batch, heads, plan.splits, group, **wide)
     totals = torch.empty_like(maxima)
-    output = torch.empty(batch, heads * group, head_dim, dtype=queries.dtype, device=queries.device)
-    cos, sin = rotation or (None, None)
-    _attend[splits, heads, batch](
-        queries,
-        keys,
-        values,
+    cos, sin = new.rotation or (None, None)
+    held = slots.positions
+    if sight.shown is not None:
+        held = held.where(sight.shown, FREE)
+    _attend[plan.splits, heads, batch](
+        new.queries,
+        new.keys,
+        new.values,
         cos,
         sin,
-        layer.keys,
-        layer.values,
-        layer.positions,
-        layer.vacant,
-        layer.newest,
-        layer.protected,
-        positions,
+        slots.keys,
+        slots.values,
+        held,
+        slots.vacant,
+        counts.newest,
+        first_scored if scored else counts.protected,
+        counts.position,
         logits,
         weighted,
         maxima,
         totals,
-        queries.stride(0),
-        keys.stride(0),
-        values.stride(0),
-        slots,
-        scaling,
-        WINDOW=sliding_window or 0,
+        new.queries.stride(0),
+        new.keys.stride(0),
+        new.values.stride(0),
+        length,
+        sight.scaling,
+        WINDOW=sight.sliding_window or 0,
         GROUP=group,
         HEAD_DIM=head_dim,
         BLOCK_GROUP=max(16, block_group),
         BLOCK=plan.block,
-        SCORED=ranking.score is not None,
-        ROTATE=rotation is not None,
+        SCORED=scored,
+        ROTATE=new.rotation is not None,
         num_warps=plan.warps,
         num_stages=plan.stages,
     )
+    return _Splits(logits, weighted, maxima, totals, plan)
+
+
+def _empty_output(new: NewTokens) -> Tensor:
+    return torch.empty(new.queries.shape, dtype=new.queries.dtype, device=new.queries.device)
+
+
+def _launch_finish(
+    split: _Splits,
+    slots: SlotTensors,
+    counts: StepCounts,
+    output: Tensor,
+    received: Received,
+    *,
+    job: str | None,
+    total: Tensor | None = None,
+    draw: Tensor | None = None,
+    layer: int = 0,
+    recent: int = 1,
+) -> None:
+    """Join the splits, and beside that do the job: evict by a score, or report the attention."""
+    batch, heads, length, head_dim = slots.keys.shape
+    group = output.shape[1] // heads
     _finish[heads, batch, 2](
-        logits,
-        weighted,
-        maxima,
-        totals,
+        split.logits,
+        split.weighted,
+        split.maxima,
+        split.totals,
         output,
-        layer.positions,
-        layer.ranks,
-        layer.scores,
-        layer.vacant,
-        layer.newest,
-        layer.protected,
-        layer.losses,
-        positions,
-        slots,
-        splits,
-        layer.index,
-        ranking.recent,
+        slots.positions,
+        slots.ranks,
+        total,
+        draw,
+        slots.vacant,
+        counts.newest,
+        counts.protected,
+        counts.losses,
+        counts.position,
+        length,
+        split.plan.splits,
+        layer,
+        recent,
         GROUP=group,
-        BLOCK_GROUP=block_group,
         HEAD_DIM=head_dim,
-        BLOCK_SPLITS=triton.next_power_of_2(splits),
-        BLOCK=256 * plan.finishing_warps,
-        SCORE=ranking.score,
-        MEAN=ranking.reduction == "mean",
-        SCORE_DTYPE=_TRITON_DTYPE[ranking.dtype],
-        num_warps=plan.finishing_warps,
+        BLOCK_GROUP=triton.next_power_of_2(group),
+        BLOCK_SPLITS=triton.next_power_of_2(split.plan.splits),
+        BLOCK=256 * split.plan.finishing_warps,
+        JOB=job,
+        MEAN=received.reduction == "mean",
+        SCORE_DTYPE=_TRITON_DTYPE[received.dtype],
+        num_warps=split.plan.finishing_warps,
     )
-    return output
 
 
 @dataclass(frozen=True)
@@ -192,7 +292,7 @@ def _attend(
     positions_ptr,
     vacant_ptr,
     newest_ptr,
-    protected_ptr,
+    first_scored_ptr,
     position_ptr,
     logits_ptr,
     weighted_ptr,
@@ -227,7 +327,7 @@ def _attend(
     new_slot = tl.load(vacant_ptr + pair)
     newest = tl.load(newest_ptr + row)
     position = tl.load(position_ptr + row)
-    protected = tl.load(protected_ptr + row)
+    first_scored = tl.load(first_scored_ptr + row)
 
     group_ptr = queries_ptr + row * queries_stride + (head * GROUP + g[:, None]) * HEAD_DIM
     query = _rotated(group_ptr, cos_ptr, sin_ptr, d[None, :], grouped, ROTATE, HEAD_DIM)
@@ -265,7 +365,7 @@ def _attend(
         logits = tl.dot(query, key, input_precision="ieee") * (scaling * _LOG2_E)
         logits = tl.where(visible[None, :], logits, float("-inf"))
         if SCORED:
-            scored = grouped & (inside & (slot >= protected) & (slot != new_slot))[None, :]
+            scored = grouped & (inside & (slot >= first_scored) & (slot != new_slot))[None, :]
             tl.store(logits_ptr + g[:, None] * slots + slot[None, :], logits, mask=scored)
         highest = tl.maximum(maximum, tl.max(logits, axis=1))
         # Where nothing has been visible yet, any finite reference does.
@@ -293,7 +393,8 @@ def _finish(
     output_ptr,
     positions_ptr,
     ranks_ptr,
-    scores_ptr,
+    total_ptr,
+    draw_ptr,
     vacant_ptr,
     newest_ptr,
     protected_ptr,
@@ -308,11 +409,15 @@ def _finish(
     BLOCK_GROUP: tl.constexpr,
     BLOCK_SPLITS: tl.constexpr,
     BLOCK: tl.constexpr,
-    SCORE: tl.constexpr,
+    JOB: tl.constexpr,
     MEAN: tl.constexpr,
     SCORE_DTYPE: tl.constexpr,
 ):
-    """Join the splits of one head; beside that, a second program looks after its slots."""
+    """Join the splits of one head; beside that, a second program looks after its slots.
+
+    JOB names the score that slots are freed by; ``report`` writes to ``total`` what attention each
+    slot received and frees none.
+    """
     head, row = tl.program_id(0), tl.program_id(1)
     pair = (row * tl.num_programs(0) + head).to(tl.int64)
     split = tl.arange(0, BLOCK_SPLITS)[:, None]
@@ -336,56 +441,130 @@ def _finish(
 
     positions_ptr += pair * slots
     ranks_ptr += pair * slots
-    scores_ptr += pair * slots
     logits_ptr += pair * GROUP * slots
     newest = tl.load(newest_ptr + row)
     new_slot = tl.load(vacant_ptr + pair)
     tl.store(positions_ptr + new_slot, tl.load(position_ptr + row))
     tl.store(ranks_ptr + new_slot, newest)
+    if JOB == "report":
+        total_ptr += pair * slots
+        for first in range(0, slots, BLOCK):
+            slot = first + tl.arange(0, BLOCK)
+            # Other slots from the newest rank on were never taken, and have no logits.
+            inside = ((slot < newest) & (slot < slots)) | (slot == new_slot)
+            received = _received(
+                logits_ptr, slots, slot, inside, maximum, total, g, GROUP, MEAN, SCORE_DTYPE
+            )
+            tl.store(total_ptr + slot, received, mask=slot < slots)
+    else:
+        vacant = newest + 1
+        if JOB is not None:
+            if JOB == "cumulative":
+                total_ptr += pair * slots
+            chance = 0
+            if JOB == "random":
+                chance = tl.load(draw_ptr + row) + 1_000_003 * head
+                chance += 1_000_000_007 * tl.cast(layer, tl.int64)
+            protected = tl.load(protected_ptr + row)
+            losses = tl.load(losses_ptr + row)
+            # A protected token's slot is its rank, and no slot beyond the newest rank was ever
+            # taken.
+            start = tl.minimum(protected, newest)
+            end = tl.minimum(newest + 1, slots)
+            # Losers leave in order, so whoever comes after the last one is still there. The first
+            # round also looks for a free slot and adds to the scores. Each lane keeps the best of
+            # its slots; they are compared once a round.
+            last_key, last_slot = _FIRST, -1
+            for loss in range(tl.maximum(losses, 1)):
+                least = tl.full((BLOCK,), _LAST, tl.int64)
+                loser = tl.full((BLOCK,), 0, tl.int32) + slots
+                free = loser
+                for first in range(start, end, BLOCK):
+                    slot = first + tl.arange(0, BLOCK)
+                    inside = slot < end
+                    is_new = slot == new_slot
+                    rank = tl.load(ranks_ptr + slot, mask=inside, other=_FREE).to(tl.int64)
+                    is_free = inside & (rank == _FREE) & ~is_new
+                    free = tl.where(is_free, tl.minimum(free, slot), free)
+                    if JOB == "recent":
+                        key = rank
+                    elif JOB == "random":
+                        key = ((_mixed(_mixed(rank) + chance) >> 8) << 32) - rank
+                    else:
+                        worth = _received(
+                            logits_ptr, slots, slot, inside, maximum, total, g,
+                            GROUP, MEAN, SCORE_DTYPE,
+                        )  # fmt: skip
+                        if JOB == "cumulative":
+                            sofar = tl.load(total_ptr + slot, mask=inside & ~is_new, other=0.0)
+                            worth = tl.where(loss == 0, sofar + worth, sofar)
+                            tl.store(total_ptr + slot, worth, mask=inside & (loss == 0))
+                        key = (worth.to(tl.int32, bitcast=True).to(tl.int64) << 32) - rank
+                    may_go = (rank >= protected) & (rank <= newest - recent) & ~is_new
+                    may_go &= losses > 0
+                    may_go &= (key > last_key) | ((key == last_key) & (slot > last_slot))
+                    lower = may_go & (key < least)
+                    loser = tl.where(lower, slot, loser)
+                    least = tl.where(lower, key, least)
+                lowest = tl.min(least)
+                leaves = tl.min(tl.where(least == lowest, loser, slots))
+                if JOB == "cumulative":
+                    tl.debug_barrier()  # the next round reads the scores
+                tl.store(positions_ptr + leaves, _FREE, mask=leaves < slots)
+                tl.store(ranks_ptr + leaves, _FREE, mask=leaves < slots)
+                vacant = tl.minimum(vacant, tl.minimum(tl.min(free), leaves))
+                last_key, last_slot = lowest, leaves
+        tl.store(vacant_ptr + pair, tl.minimum(vacant, slots - 1))
+
+
+@triton.jit
+def _evict(
+    worth_ptr,
+    positions_ptr,
+    ranks_ptr,
+    vacant_ptr,
+    newest_ptr,
+    protected_ptr,
+    losses_ptr,
+    slots,
+    recent,
+    GIVEN: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Free the slots of one head's least worthy tokens; the new token has its slot already."""
+    row = tl.program_id(1)
+    pair = (row * tl.num_programs(0) + tl.program_id(0)).to(tl.int64)
+    positions_ptr += pair * slots
+    ranks_ptr += pair * slots
+    newest = tl.load(newest_ptr + row)
     vacant = newest + 1
-    if SCORE is not None:
+    if GIVEN:
+        worth_ptr += pair * slots
         protected = tl.load(protected_ptr + row)
-        # A protected token's slot is its rank, and no slot beyond the newest rank was ever taken.
+        losses = tl.load(losses_ptr + row)
         start = tl.minimum(protected, newest)
         end = tl.minimum(newest + 1, slots)
-        losses = tl.load(losses_ptr + row)
-        # Losers leave in order, so whoever comes after the last one is still there. The first round
-        # also looks for a free slot and adds to the scores. Each lane keeps the best of its slots;
-        # they are compared once a round.
         last_key, last_slot = _FIRST, -1
-        for loss in range(tl.maximum(losses, 1)):
+        for _ in range(tl.maximum(losses, 1)):
             least = tl.full((BLOCK,), _LAST, tl.int64)
             loser = tl.full((BLOCK,), 0, tl.int32) + slots
             free = loser
             for first in range(start, end, BLOCK):
                 slot = first + tl.arange(0, BLOCK)
                 inside = slot < end
-                is_new = slot == new_slot
                 rank = tl.load(ranks_ptr + slot, mask=inside, other=_FREE).to(tl.int64)
-                is_free = inside & (rank == _FREE) & ~is_new
-                free = tl.where(is_free, tl.minimum(free, slot), free)
-                if SCORE == "recent":
-                    key = rank
-                elif SCORE == "random":
-                    key = _hash(rank + 1_000_003 * head + 1_000_000_007 * tl.cast(layer, tl.int64))
-                else:
-                    worth = _received(
-                        logits_ptr, slots, slot, inside, maximum, total, g, GROUP, MEAN, SCORE_DTYPE
-                    )
-                    if SCORE == "cumulative":
-                        score = tl.load(scores_ptr + slot, mask=inside & ~is_new, other=0.0)
-                        worth = tl.where(loss == 0, score + worth, score)
-                        tl.store(scores_ptr + slot, worth, mask=inside & (loss == 0))
-                    key = (worth.to(tl.int32, bitcast=True).to(tl.int64) << 32) - rank
-                may_go = (rank >= protected) & (rank <= newest - recent) & ~is_new & (losses > 0)
+                free = tl.where(inside & (rank == _FREE), tl.minimum(free, slot), free)
+                worth = tl.load(worth_ptr + slot, mask=inside, other=0.0)
+                bits = worth.to(tl.int32, bitcast=True)
+                bits = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # as in the reference
+                key = (bits.to(tl.int64) << 32) - rank
+                may_go = (rank >= protected) & (rank <= newest - recent) & (losses > 0)
                 may_go &= (key > last_key) | ((key == last_key) & (slot > last_slot))
                 lower = may_go & (key < least)
                 loser = tl.where(lower, slot, loser)
                 least = tl.where(lower, key, least)
             lowest = tl.min(least)
             leaves = tl.min(tl.where(least == lowest, loser, slots))
-            if SCORE == "cumulative":
-                tl.debug_barrier()  # the next round reads the scores
             tl.store(positions_ptr + leaves, _FREE, mask=leaves < slots)
             tl.store(ranks_ptr + leaves, _FREE, mask=leaves < slots)
             vacant = tl.minimum(vacant, tl.minimum(tl.min(free), leaves))
@@ -394,8 +573,8 @@ def _finish(
 
 
 @triton.jit
-def _hash(numbers):
-    """As in `SlotLayer`."""
+def _mixed(numbers):
+    """As `tensors.mixed`."""
     for _ in tl.static_range(2):
         numbers = ((numbers ^ (numbers >> 16)) * 0x45D9F3B) & 0xFFFFFFFF
     return numbers ^ (numbers >> 16)

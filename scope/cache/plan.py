@@ -1,0 +1,151 @@
+"""What a cache will take, known from lengths alone: made once, and asked by whoever must know."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from scope.cache.layer import SlotLayer
+from scope.cache.schedule import Schedule, base_of
+from scope.methods.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class CachePlan:
+    """Sizes of a cache for some prompts and T generated tokens after each.
+
+    Attributes:
+        recipe: what the cache is made by.
+        max_new_tokens: T.
+        capacities: prompt tokens that each layer may keep of the longest prompt.
+        slots: slots per layer: the largest physical length that occurs.
+        heads: cached heads.
+        query_heads: of the model.
+        head_dim: D.
+        vocabulary: of the model.
+    """
+
+    recipe: Recipe
+    max_new_tokens: int
+    capacities: tuple[int, ...]
+    slots: tuple[int, ...]
+    heads: int
+    query_heads: int
+    head_dim: int
+    vocabulary: int
+
+    @classmethod
+    def make(
+        cls,
+        config: PreTrainedConfig,
+        recipe: Recipe,
+        max_new_tokens: int,
+        prompt_lengths: Sequence[int],
+    ) -> "CachePlan":
+        """Plan for prompts of these lengths and a model of this configuration."""
+        config = config.get_text_config()
+        layers, longest = config.num_hidden_layers, max(prompt_lengths)
+        repeated = recipe.cached_heads == "query"
+        query_heads = config.num_attention_heads
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // query_heads
+        return cls(
+            recipe=recipe,
+            max_new_tokens=max_new_tokens,
+            capacities=tuple(
+                min(capacity, longest) for capacity in recipe.budget.ceiling(longest, layers)
+            ),
+            slots=tuple(slots_needed(recipe, max_new_tokens, layers, prompt_lengths)),
+            heads=query_heads if repeated else config.num_key_value_heads,
+            query_heads=query_heads,
+            head_dim=head_dim,
+            vocabulary=config.vocab_size,
+        )
+
+    def kv_bytes(self, dtype: torch.dtype) -> int:
+        """Bytes of one row's keys and values, free slots included."""
+        return sum(self.slots) * 2 * self.heads * self.head_dim * dtype.itemsize
+
+    def row_bytes(self, dtype: torch.dtype) -> int:
+        """Bytes that each row of a batch takes: its slots, and its part of a decode step."""
+        held = sum(
+            part.nbytes
+            for layer in self.allocate(torch.empty(0, dtype=dtype, device="meta"), batch_size=1)
+            for part in (*vars(layer).values(), *layer.state.values())
+            if isinstance(part, Tensor)
+        )
+        # One layer after the other, a step keeps the attention logits of every slot in float32;
+        # then come the logits of the vocabulary, as the model gives them and in float32.
+        logits = 4 * self.query_heads * max(self.slots) + self.vocabulary * (4 + dtype.itemsize)
+        return held + logits
+
+    def allocate(self, like: Tensor, batch_size: int) -> list[SlotLayer]:
+        """All layers, with the dtype and device of ``like``."""
+        layers = [SlotLayer(index) for index in range(len(self.slots))]
+        for layer in layers:
+            self.allocate_layer(layer, like, batch_size)
+        return layers
+
+    def allocate_layer(self, layer: SlotLayer, like: Tensor, batch_size: int) -> None:
+        """One layer's slots, with the dtype and device of ``like``."""
+        layer.allocate(
+            like.new_empty(0, self.head_dim),
+            batch_size,
+            self.heads,
+            self.query_heads,
+            self.slots[layer.index],
+            self.recipe.state,
+            self.recipe.strategy.selects,
+        )
+
+
+def slots_needed(
+    recipe: Recipe, max_new_tokens: int, num_layers: int, prompt_lengths: Sequence[int]
+) -> list[int]:
+    """Slots per layer that hold any of these prompts and T generated tokens."""
+    distinct = sorted(set(prompt_lengths))
+    if recipe.strategy.counts_on:
+        return _counted(recipe, max_new_tokens, num_layers, distinct)
+    return _by_formula(recipe, max_new_tokens, num_layers, distinct)
+
+
+def _counted(
+    recipe: Recipe, max_new_tokens: int, num_layers: int, prompt_lengths: Sequence[int]
+) -> list[int]:
+    """By counting through all T steps."""
+    schedule = Schedule(recipe, num_layers, len(prompt_lengths))
+    for row, length in enumerate(prompt_lengths):
+        schedule.admit(row, length)
+    for _ in range(max_new_tokens):
+        schedule.advance()
+    return schedule.peak.max(axis=1).tolist()
+
+
+def _by_formula(
+    recipe: Recipe, max_new_tokens: int, num_layers: int, prompt_lengths: Sequence[int]
+) -> list[int]:
+    """Where targets depend on the step alone.
+
+    After step t a layer holds no more than any earlier target let it, plus what came since: with d
+    more kept of the prompt than the target's base, t + min(d, min over due s <= t of (pool(s) - s))
+    tokens above the base. The peak is one more than is held after the step before.
+    """
+    steps = np.arange(1, max_new_tokens)  # after the last step nothing comes
+    slack = recipe.strategy.pool(steps) - steps
+    slack = np.minimum.accumulate(np.where(recipe.strategy.due(steps), slack, _ENDLESS))
+    most = np.zeros(num_layers, np.int64)
+    above: dict[int, int] = {}
+    for length in prompt_lengths:
+        capacities = recipe.budget.ceiling(length, num_layers)
+        kept, base = np.minimum(capacities, length), base_of(recipe, capacities, length)
+        for layer, spare in enumerate((kept - base).tolist()):
+            if spare not in above:
+                held = steps + np.minimum(spare, slack)
+                above[spare] = int(max(spare, held.max(initial=spare))) + 1
+            most[layer] = max(most[layer], base[layer] + above[spare])
+    return most.tolist()
+
+
+_ENDLESS = np.iinfo(np.int64).max // 2

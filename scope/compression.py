@@ -1,0 +1,241 @@
+"""One configuration: methods by name, and the options that they read."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from scope.errors import ScopeError
+from scope.methods.budget import Budget
+from scope.methods.compressor import Compressor
+from scope.methods.fidelity import Fidelity
+from scope.methods.options import Option, options_of
+from scope.methods.recipe import Recipe
+from scope.methods.score import Score
+from scope.methods.strategy import Strategy
+from scope.registry import BUDGETS, COMPRESSORS, SCORES, STRATEGIES, find
+
+# The published code's delta for the compressors that its runner forgets to hand it to.
+_PLUG_IN_DELTA = 15
+_PLUG_INS = ("SnapKV", "PyramidKV")
+
+# Named by what a table shows of a configuration anyway.
+_IN_EVERY_TABLE = ("max_capacity_prompt", "decoding_window_size", "decoding_recent_size")
+
+_Method = TypeVar("_Method")
+
+
+@dataclass(frozen=True)
+class Methods:
+    """The methods of a configuration, as classes."""
+
+    compressor: type[Compressor]
+    budget: type[Budget]
+    strategy: type[Strategy]
+    score: type[Score] | None
+
+    @classmethod
+    def named(
+        cls,
+        method: str,
+        decoding_metric: str | None,
+        budget: str | None,
+        decoding_score: str | None,
+        fidelity: Fidelity,
+    ) -> "Methods":
+        """Find methods by their names; None leaves budget and score to the other two.
+
+        Raises:
+            ScopeError: for an unknown name, or where there is nothing to choose.
+        """
+        compressor = find(COMPRESSORS, method, "method").under(fidelity)
+        strategy = find(STRATEGIES, str(decoding_metric), "decoding_metric").under(fidelity)
+        own_budget, score = compressor.budget, strategy.score
+        if budget is not None:
+            own_budget = find(BUDGETS, budget, "budget")
+            if own_budget.name != compressor.budget.name and not compressor.takes_budget:
+                raise ScopeError(f"budget is not an option of {compressor.name}; leave it out")
+        if decoding_score is not None:
+            score = find(SCORES, decoding_score, "decoding_score")
+            if not strategy.takes_score:
+                raise ScopeError(
+                    f"decoding_score is not an option of {strategy.name}; leave it out"
+                )
+        return cls(compressor, own_budget.under(fidelity), strategy, score)
+
+    @property
+    def reads(self) -> Mapping[str, Option]:
+        """Every option that some of them read, by name."""
+        parts = (self.compressor, self.budget, self.strategy, self.score)
+        return {
+            name: one
+            for part in parts
+            if part is not None
+            for name, one in options_of(part).items()
+        }
+
+
+@dataclass(frozen=True, init=False)
+class Compression:
+    """What to keep of the prompt and what of the generation.
+
+    Any compressor goes with any strategy, and any budget and score with either. What else can be
+    set are the options of the chosen methods.
+
+    Args:
+        method: prefill compressor; see `scope.registry.COMPRESSORS`.
+        decoding_metric: decoding strategy; see `scope.registry.STRATEGIES`.
+        budget: how much each layer keeps of the prompt, where not the compressor's own choice.
+        decoding_score: what tokens compete by, where not the strategy's own choice.
+        fidelity: which of the differences between paper and published code to follow, or the name
+            of a preset.
+        options: ``max_capacity_prompt=2048`` and so on.
+
+    Attributes:
+        methods: the chosen methods.
+        options: every option that they read, with its value.
+
+    Raises:
+        ScopeError: for an unknown name, an option that no chosen method reads, or an impossible
+            budget.
+    """
+
+    methods: Methods
+    fidelity: Fidelity
+    options: Mapping[str, Any] = field(hash=False)
+
+    def __init__(
+        self,
+        method: str = "ALLKV",
+        decoding_metric: str | None = "None",
+        *,
+        budget: str | None = None,
+        decoding_score: str | None = None,
+        fidelity: Fidelity | str = "paper",
+        **options: Any,
+    ) -> None:
+        if isinstance(fidelity, str):
+            fidelity = Fidelity.preset(fidelity)
+        methods = Methods.named(method, decoding_metric, budget, decoding_score, fidelity)
+        set_field = object.__setattr__  # the dataclass is frozen
+        set_field(self, "methods", methods)
+        set_field(self, "fidelity", fidelity)
+        unread = [name for name in options if name not in methods.reads]
+        if unread:
+            raise ScopeError(
+                f"{unread[0]} is not an option of {self.method}+{self.decoding_metric}, which "
+                f"read{'' if methods.reads else 's'} "
+                f"{', '.join(methods.reads) or 'none'}; leave it out"
+            )
+        resolved = {
+            name: one.check(options.get(name, one.default)) for name, one in methods.reads.items()
+        }
+        set_field(self, "options", resolved)
+        recipe = self.recipe(max_new_tokens=1)
+        recipe.compressor.check(recipe.budget)
+        # Some defaults follow from other options.
+        for part in (recipe.compressor, recipe.budget, recipe.strategy, recipe.score):
+            resolved |= {name: getattr(part, name) for name in _option_names(part)}
+
+    @classmethod
+    def from_shared(
+        cls,
+        method: str = "ALLKV",
+        decoding_metric: str | None = "None",
+        *,
+        budget: str | None = None,
+        decoding_score: str | None = None,
+        fidelity: Fidelity | str = "paper",
+        **options: Any,
+    ) -> "Compression":
+        """The same with settings that several configurations share: those not read are dropped."""
+        if isinstance(fidelity, str):
+            fidelity = Fidelity.preset(fidelity)
+        if not find(COMPRESSORS, method, "method").takes_budget:
+            budget = None
+        if not find(STRATEGIES, str(decoding_metric), "decoding_metric").takes_score:
+            decoding_score = None
+        reads = Methods.named(method, decoding_metric, budget, decoding_score, fidelity).reads
+        return cls(
+            method,
+            decoding_metric,
+            budget=budget,
+            decoding_score=decoding_score,
+            fidelity=fidelity,
+            **{name: value for name, value in options.items() if name in reads},
+        )
+
+    @property
+    def method(self) -> str:
+        return self.methods.compressor.name
+
+    @property
+    def decoding_metric(self) -> str:
+        return self.methods.strategy.name
+
+    @property
+    def budget(self) -> str:
+        return self.methods.budget.name
+
+    @property
+    def decoding_score(self) -> str | None:
+        return self.methods.score and self.methods.score.name
+
+    @property
+    def label(self) -> str:
+        """What a table calls it: names, and every choice and option that is not the default."""
+        notes = []
+        if self.budget != self.methods.compressor.budget.name:
+            notes.append(self.budget)
+        if self.methods.strategy.takes_score:
+            notes.append(str(self.decoding_score))
+        notes += [
+            f"{name} {self.options[name]}"
+            for name, one in self.methods.reads.items()
+            if self.options[name] != one.default and name not in _IN_EVERY_TABLE
+        ]
+        if self.fidelity == Fidelity.preset("upstream"):
+            notes.append("upstream")
+        else:
+            switches = dataclasses.asdict(self.fidelity).items()
+            paper = dataclasses.asdict(Fidelity())
+            notes += [f"{name} {value}" for name, value in switches if value != paper[name]]
+        name = f"{self.method}+{self.decoding_metric}"
+        return f"{name} ({', '.join(notes)})" if notes else name
+
+    def settings(self) -> dict[str, Any]:
+        """All of it in plain values, options on top level."""
+        return {
+            "method": self.method,
+            "decoding_metric": self.decoding_metric,
+            "budget": self.budget,
+            "decoding_score": self.decoding_score,
+            **self.options,
+            "fidelity": dataclasses.asdict(self.fidelity),
+        }
+
+    def recipe(self, max_new_tokens: int) -> Recipe:
+        """The methods themselves, for generations of up to T tokens."""
+        settings = {**self.options, "max_new_tokens": max_new_tokens}
+        plug_in = self.fidelity.fixed_plug_in_delta and self.method in _PLUG_INS
+        if plug_in and settings.get("delta") is None:
+            settings["delta"] = _PLUG_IN_DELTA
+        methods = self.methods
+        return Recipe(
+            _build(methods.compressor, settings),
+            _build(methods.budget, settings),
+            _build(methods.strategy, settings),
+            methods.score and _build(methods.score, settings),
+            cached_heads=self.fidelity.cached_heads,
+            score_dtype=self.fidelity.score_dtype,
+            frozen_prefix=self.fidelity.frozen_prefix,
+        )
+
+
+def _build(method: type[_Method], settings: Mapping[str, Any]) -> _Method:
+    fields = dataclasses.fields(method)  # type: ignore[arg-type]
+    return method(**{one.name: settings[one.name] for one in fields if one.name in settings})
+
+
+def _option_names(part: object) -> list[str]:
+    return [] if part is None else list(options_of(type(part)))

@@ -1,0 +1,123 @@
+"""A decode step over slots and the column sums of a prompt, in plain torch.
+
+What a CPU runs, and what the Triton kernels are tested against.
+"""
+
+import torch
+from torch import Tensor
+
+from scope.kernels.tensors import (
+    FREE,
+    NewTokens,
+    Received,
+    Sight,
+    SlotTensors,
+    StepCounts,
+    reduce_group,
+)
+
+# Most query rows whose attention is summed up at once, and what a block of them may take. A logit,
+# its probability in float32 and the rounded one are at most so many bytes.
+_ROWS_PER_BLOCK = 256
+_BYTES_PER_BLOCK = 2**28
+_BYTES_PER_LOGIT = 12
+
+_LAST = torch.iinfo(torch.int64).max
+
+
+def attend(
+    slots: SlotTensors,
+    counts: StepCounts,
+    new: NewTokens,
+    sight: Sight,
+    received: Received | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Append one token per row and attend to all that is held; see `Backend`."""
+    _append(slots, counts, new)
+    used = slots.first(counts.used)
+    visible = used.positions != FREE
+    if sight.shown is not None:
+        visible &= sight.shown[:, :, : counts.used]
+    if sight.sliding_window is not None:
+        visible &= used.positions > (counts.position - sight.sliding_window)[:, None, None]
+    batch, heads, _, head_dim = used.keys.shape
+    grouped = new.queries.view(batch, heads, -1, head_dim)
+    logits = (grouped @ used.keys.transpose(2, 3)) * sight.scaling
+    logits = logits.masked_fill(~visible[:, :, None], -torch.inf)
+    probabilities = logits.softmax(dim=-1, dtype=torch.float32)
+    output = (probabilities.to(used.values.dtype) @ used.values).view(batch, -1, head_dim)
+    if received is None:
+        return output, None
+    return output, reduce_group(probabilities.to(received.dtype), received.reduction).float()
+
+
+def _append(slots: SlotTensors, counts: StepCounts, new: NewTokens) -> None:
+    slot = slots.vacant[..., None].long()
+    place = slot[..., None].expand(-1, -1, -1, slots.keys.shape[-1])
+    slots.keys.scatter_(2, place, new.keys[:, :, None])
+    slots.values.scatter_(2, place, new.values[:, :, None])
+    slots.positions.scatter_(2, slot, counts.position[:, None, None].expand_as(slot))
+    slots.ranks.scatter_(2, slot, counts.newest[:, None, None].expand_as(slot))
+
+
+def evict(slots: SlotTensors, counts: StepCounts, worth: Tensor | None, recent: int) -> None:
+    """Free the slots of the least worthy tokens, and choose the next vacant one; see `Backend`."""
+    if worth is not None and counts.most_losses > 0:
+        used = slots.first(counts.used)
+        may_go = (used.ranks >= counts.protected[:, None, None]) & (
+            used.ranks <= counts.newest[:, None, None] - recent
+        )
+        order = _by_worth_then_newest(worth, used.ranks).masked_fill(~may_go, _LAST)
+        victims = order.topk(counts.most_losses, largest=False).indices
+        leaves = torch.full_like(victims, FREE, dtype=torch.int32)
+        number = torch.arange(counts.most_losses, device=victims.device)
+        due = (number < counts.losses[:, None])[:, None]
+        for entries in (used.positions, used.ranks):
+            entries.scatter_(2, victims, leaves.where(due, entries.gather(2, victims)))
+    slots.vacant.copy_(slots.positions.argmin(dim=-1))
+
+
+def _by_worth_then_newest(worth: Tensor, ranks: Tensor) -> Tensor:
+    """int64 keys: the lower scored first, and of equals the newest, whatever slots they are in.
+
+    Equals are common: attention to a token underflows to 0. Without a rule a batch would evict
+    others than a row alone. The bits of floats that are not negative are ordered as the floats
+    are; those of negative ones the other way round, so all but their sign are turned.
+    """
+    bits = worth.contiguous().view(torch.int32)
+    return ((bits ^ ((bits >> 31) & 0x7FFFFFFF)).long() << 32) - ranks
+
+
+def column_sums(
+    queries: Tensor,
+    keys: Tensor,
+    scaling: float,
+    sliding_window: int | None,
+    score_dtype: torch.dtype,
+    first_row: int = 0,
+    first_causal_row: int = 0,
+) -> Tensor:
+    """Attention that every key receives from each query head; see `Backend`.
+
+    In blocks of rows that take no more columns than they look at.
+    """
+    heads, length, head_dim = keys.shape
+    num_queries = queries.shape[0]
+    grouped = queries.view(heads, -1, length, head_dim)
+    sums = grouped.new_zeros(heads, grouped.shape[1], length, dtype=torch.float32)
+    columns = torch.arange(length, device=keys.device)
+    block = _BYTES_PER_BLOCK // (_BYTES_PER_LOGIT * num_queries * length)
+    block = min(max(block, 1), _ROWS_PER_BLOCK)
+    for start in range(first_row, length, block):
+        stop = min(start + block, length)
+        end = length if start < first_causal_row else stop
+        rows_queries = grouped[:, :, start:stop].flatten(1, 2)
+        logits = (rows_queries @ keys[:, :end].transpose(1, 2)).mul_(scaling)
+        rows = columns[start:stop, None]
+        hidden = (columns[:end] > rows) & (rows >= first_causal_row)
+        if sliding_window is not None:
+            hidden |= columns[:end] <= rows - sliding_window
+        logits = logits.view(heads, -1, stop - start, end).masked_fill_(hidden, -torch.inf)
+        probabilities = logits.softmax(dim=-1, dtype=torch.float32).to(score_dtype)
+        sums[..., :end] += probabilities.sum(dim=2, dtype=torch.float32)
+    return sums.flatten(0, 1)

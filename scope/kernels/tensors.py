@@ -1,0 +1,138 @@
+"""What the kernels of a decode step take: tensors alone."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+# The position and rank of a slot that holds no token.
+FREE = -1
+
+GroupReduction = Literal["mean", "max"]
+Kernel = Literal["current", "cumulative", "recent", "random"]
+
+
+@dataclass(frozen=True)
+class SlotTensors:
+    """The slots of one layer.
+
+    Attributes:
+        keys, values: ``[B, H, S, D]``.
+        positions: ``[B, H, S]`` int32, the position of the token in its sequence, or FREE.
+        ranks: ``[B, H, S]`` int32, the order in which a head's tokens entered the cache, or FREE.
+        vacant: ``[B, H]`` int32, the free slot that the next token takes.
+    """
+
+    keys: Tensor
+    values: Tensor
+    positions: Tensor
+    ranks: Tensor
+    vacant: Tensor
+
+    def first(self, count: int) -> "SlotTensors":
+        """Views of the first slots."""
+        parts = (self.keys, self.values, self.positions, self.ranks)
+        return SlotTensors(*(part[:, :, :count] for part in parts), self.vacant)
+
+
+@dataclass(frozen=True)
+class StepCounts:
+    """What the host has counted for one layer and step.
+
+    Attributes:
+        position: ``[B]`` int32, of each row's new token.
+        newest: ``[B]`` int32, its rank.
+        protected: ``[B]`` int32; ranks below it are never evicted.
+        losses: ``[B]`` int32, tokens that each head loses, at most as many as may go.
+        most_losses: the largest of them, for who may not wait for the device to say so.
+        used: slots from the first on that were ever taken; the others need not be read.
+    """
+
+    position: Tensor
+    newest: Tensor
+    protected: Tensor
+    losses: Tensor
+    most_losses: int
+    used: int
+
+
+@dataclass(frozen=True)
+class NewTokens:
+    """One token per row.
+
+    Attributes:
+        queries: ``[B, H_q, D]``, H dividing H_q.
+        keys, values: ``[B, H, D]``.
+        rotation: ``[B, D]`` cos and sin, where queries and keys come without RoPE.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    values: Tensor
+    rotation: tuple[Tensor, Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What a query sees.
+
+    Attributes:
+        scaling: factor on the query-key products.
+        sliding_window: how many tokens back it may look, itself included; None for all.
+        shown: ``[B, H, S]`` bool, slots to attend to, the new token's among them; None for all.
+    """
+
+    scaling: float
+    sliding_window: int | None = None
+    shown: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Received:
+    """How the attention that a slot receives becomes one number.
+
+    Attributes:
+        reduction: over the query heads of a group.
+        dtype: probabilities are rounded to it first.
+    """
+
+    reduction: GroupReduction = "mean"
+    dtype: torch.dtype = torch.float32
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What decides between tokens in a kernel that attends and evicts at once.
+
+    Attributes:
+        kernel: what they compete by; None if none ever leaves.
+        received: how attention becomes one number.
+        recent: R, newest tokens that stay.
+        total: ``[B, H, S]`` float32, attention so far, of ``cumulative``.
+        draw: ``[B]`` int64, what chance depends on, of ``random``.
+        layer: number of the layer, likewise.
+    """
+
+    kernel: Kernel | None
+    received: Received
+    recent: int
+    total: Tensor | None = None
+    draw: Tensor | None = None
+    layer: int = 0
+
+
+def mixed(numbers: Tensor) -> Tensor:
+    """Well mixed 32-bit numbers of int64 ones."""
+    for _ in range(2):
+        numbers = ((numbers ^ (numbers >> 16)) * 0x45D9F3B) & 0xFFFFFFFF
+    return numbers ^ (numbers >> 16)
+
+
+def reduce_group(values: Tensor, reduction: GroupReduction) -> Tensor:
+    """Reduce ``[..., H_kv, group, n]`` over the query heads that share a KV head.
+
+    Returns:
+        ``[..., H_kv, n]``.
+    """
+    return values.mean(dim=-2) if reduction == "mean" else values.amax(dim=-2)

@@ -1,0 +1,1 @@
+"""The kernels in Triton, for a GPU; a CPU runs them in Triton's interpreter."""

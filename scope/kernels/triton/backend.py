@@ -1,0 +1,29 @@
+"""What `scope.kernels.Backend` names, on a GPU with Triton."""
+
+import torch
+from torch import Tensor
+
+from scope.kernels import reference
+from scope.kernels.triton.attention import attend, attend_and_evict, evict
+from scope.kernels.triton.column_sums import column_sums as column_sums_of_many_rows
+
+__all__ = ["attend", "attend_and_evict", "column_sums", "evict"]
+
+# The kernel gives a block of rows to one program, so the few of an observation window would leave a
+# GPU idle; a matrix product shares out their many columns.
+_FEW_ROWS = 256
+
+
+def column_sums(
+    queries: Tensor,
+    keys: Tensor,
+    scaling: float,
+    sliding_window: int | None,
+    score_dtype: torch.dtype,
+    first_row: int = 0,
+    first_causal_row: int = 0,
+) -> Tensor:
+    """Attention that every key receives from each query head; see `Backend`."""
+    few = keys.shape[1] - first_row <= _FEW_ROWS
+    sums = reference.column_sums if few else column_sums_of_many_rows
+    return sums(queries, keys, scaling, sliding_window, score_dtype, first_row, first_causal_row)

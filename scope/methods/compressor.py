@@ -1,0 +1,96 @@
+"""The interface of prefill compressors: which tokens of a prompt does each head of a layer hold?"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scope.errors import ScopeError
+from scope.methods.budget import Budget, Share
+from scope.methods.fidelity import Fidelity
+from scope.methods.options import option
+from scope.methods.prompt import FREE, Entries, Prompt
+
+
+@dataclass(frozen=True)
+class Compressor:
+    """Base of all prefill compressors: a frozen dataclass whose `option` fields are its options.
+
+    A subclass overrides one of `keep` (which positions) and `compress` (what is held, where that is
+    not simply some of the tokens). A prompt no longer than its share is held whole, and no
+    compressor is asked.
+
+    Attributes:
+        name: what users call it.
+        about: what it keeps of a prompt, for a table.
+        budget: how much each layer keeps, where the user leaves it open.
+        takes_budget: whether a user may choose another.
+    """
+
+    name: ClassVar[str]
+    about: ClassVar[str]
+    budget: ClassVar[type[Budget]]
+    takes_budget: ClassVar[bool] = True
+
+    @classmethod
+    def under(cls, fidelity: Fidelity) -> type[Self]:
+        """The class that stands for this one where the published code is followed."""
+        return cls
+
+    def check(self, budget: Budget) -> None:
+        """Refuse a budget that leaves this compressor no room.
+
+        Raises:
+            ScopeError: with what would do.
+        """
+
+    def keep(self, prompt: Prompt, share: Share) -> Tensor:
+        """Choose tokens: ``[H, P]`` int64 positions, distinct within a head.
+
+        Args:
+            prompt: longer than the share of some head.
+            share: how many tokens each head keeps: one number, or ``[H]`` of them, in which case a
+                head with less than the largest is filled up with FREE.
+        """
+        raise NotImplementedError
+
+    def compress(self, prompt: Prompt, share: Share) -> Entries:
+        """What is held of a prompt; the arguments are those of `keep`."""
+        return prompt.take(self.keep(prompt, share))
+
+
+@dataclass(frozen=True)
+class ScoredCompressor(Compressor):
+    """Keeps the last ``window_size`` tokens and the best scored of the others."""
+
+    window_size: int = option(8, "w, last prompt tokens always kept")
+
+    def __post_init__(self) -> None:
+        if self.window_size < 1:
+            raise ScopeError(f"window_size is {self.window_size}; it must be at least 1")
+
+    def check(self, budget: Budget) -> None:
+        capacity = budget.capacity
+        if capacity is not None and self.window_size >= capacity:
+            raise ScopeError(
+                f"window_size {self.window_size} leaves no room in max_capacity_prompt {capacity}; "
+                "it must be smaller"
+            )
+
+    def score(self, prompt: Prompt) -> Tensor:
+        """Score the prompt's tokens: ``[H, L]``, larger is kept; the window's may be missing."""
+        raise NotImplementedError
+
+    def keep(self, prompt: Prompt, share: Share) -> Tensor:
+        start = prompt.length - self.window_size
+        # A stable sort breaks ties by the lower position on every device; topk does not.
+        scores = self.score(prompt)[:, :start]
+        ranked = scores.sort(dim=-1, descending=True, stable=True).indices
+        chosen = ranked[:, : max(int(np.max(share)) - self.window_size, 0)]
+        if np.ndim(share) and np.min(share) < np.max(share):
+            own = torch.as_tensor(share, device=ranked.device)[:, None] - self.window_size
+            chosen = chosen.where(torch.arange(chosen.shape[1], device=ranked.device) < own, FREE)
+        window = torch.arange(start, prompt.length, device=ranked.device)
+        return torch.cat([chosen, window.expand(len(ranked), -1)], dim=1)

@@ -1,0 +1,77 @@
+"""A method's fields are its options: declared once, beside the code that reads them."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from scope.errors import ScopeError
+
+_HELP = "help"
+
+
+def option(default: Any, help_text: str) -> Any:
+    """A field of a method that a user may set.
+
+    Args:
+        default: its value where the user leaves it open.
+        help_text: what it is, for the command line and the README.
+    """
+    return dataclasses.field(default=default, metadata={_HELP: help_text})
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a method.
+
+    Attributes:
+        name: of the field.
+        kind: int, float, bool or str, or the allowed values.
+        default: where the user leaves it open; None where the method finds it.
+        help: what it is.
+    """
+
+    name: str
+    kind: type | tuple[Any, ...]
+    default: Any
+    help: str
+
+    def check(self, value: Any) -> Any:
+        """A value of the option's kind.
+
+        Raises:
+            ScopeError: for any other.
+        """
+        if value is None and self.default is None:
+            return None
+        if isinstance(self.kind, tuple):
+            if value in self.kind:
+                return value
+            expected = f"one of {', '.join(map(str, self.kind))}"
+        else:
+            if type(value) is self.kind or (self.kind is float and type(value) is int):
+                return value
+            expected = {int: "a whole number", float: "a number", bool: "true or false"}.get(
+                self.kind, "a text"
+            )
+        raise ScopeError(f"{self.name} is {value!r}; expected {expected}")
+
+
+def options_of(method: type) -> Mapping[str, Option]:
+    """The options that a method declares, by name."""
+    hints = get_type_hints(method)
+    return {
+        field.name: Option(
+            field.name, _kind(hints[field.name]), field.default, field.metadata[_HELP]
+        )
+        for field in dataclasses.fields(method)
+        if _HELP in field.metadata
+    }
+
+
+def _kind(annotation: Any) -> type | tuple[Any, ...]:
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    kinds = [argument for argument in get_args(annotation) if argument is not NoneType]
+    return _kind(kinds[0]) if kinds else annotation

@@ -1,0 +1,48 @@
+"""What a cache is made by: methods with their settings, and the choices between them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from scope.methods.budget import Budget
+from scope.methods.compressor import Compressor
+from scope.methods.score import Score, Shape
+from scope.methods.strategy import Strategy
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything a cache must know of a configuration, for generations of up to T tokens.
+
+    Attributes:
+        compressor: chooses what stays of a prompt.
+        budget: says how much.
+        strategy: says how much of the generation stays.
+        score: says which of its tokens; None where none ever leaves.
+        cached_heads: ``kv``, or ``query`` to repeat keys and values so that every query head has a
+            cache of its own.
+        score_dtype: ``float32``, or ``model`` to round probabilities and sums to the model's dtype
+            before tokens are ranked.
+        frozen_prefix: what a decode pool comes on top of: the kept ``prompt``, or the first C
+            entries of the cache (``capacity``) in the order in which they were chosen.
+    """
+
+    compressor: Compressor
+    budget: Budget
+    strategy: Strategy
+    score: Score | None
+    cached_heads: Literal["kv", "query"] = "kv"
+    score_dtype: Literal["float32", "model"] = "float32"
+    frozen_prefix: Literal["prompt", "capacity"] = "prompt"
+
+    @property
+    def state(self) -> Mapping[str, Shape]:
+        """What score and strategy remember."""
+        return {**self.strategy.state, **(self.score.state if self.score else {})}
+
+
+class Configuration(Protocol):
+    """Whatever makes recipes; `scope.Compression` does, by the names of methods."""
+
+    def recipe(self, max_new_tokens: int) -> Recipe:
+        """The recipe for generations of up to T tokens."""

@@ -1,0 +1,94 @@
+"""The interface of decoding scores: what do tokens compete by, where some must leave?"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from scope.kernels.tensors import GroupReduction, Kernel
+from scope.methods.options import option
+from scope.methods.prompt import Prompt
+
+# A tensor's sizes after the batch's: numbers, or "H" KV heads, "H_q" query heads, "S" slots, "D"
+# head size. What has slots begins with ("H", "S"), and starts at 0 with every token.
+Shape = tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Slots:
+    """One layer at one step, after its attention: the new token is in its slot.
+
+    On a GPU all this is recorded once and replayed at every step: work on these tensors with torch,
+    in shapes that depend on no value, and never wait for one.
+
+    Attributes:
+        keys, values: ``[B, H, S, D]``.
+        positions: ``[B, H, S]`` int32 position of each token in its sequence, -1 in a free slot.
+        ranks: ``[B, H, S]`` int32 order in which a head's tokens came, -1 in a free slot.
+        newest: ``[B]`` int32 rank of the new token: a row's clock.
+        queries: ``[B, H_q, D]`` of the new token, after RoPE.
+        current: ``[B, H, S]`` float32 attention of this step to each slot.
+        draw: ``[B]`` int64, a 32-bit number that chance makes of each row's prompt.
+        layer: number of the layer, from 0.
+        state: what the score and the strategy have declared, ``[B, ...]`` float32 each; change it
+            in place.
+    """
+
+    keys: Tensor
+    values: Tensor
+    positions: Tensor
+    ranks: Tensor
+    newest: Tensor
+    queries: Tensor
+    current: Tensor
+    draw: Tensor
+    layer: int
+    state: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Score(ABC):
+    """Base of all decoding scores: a frozen dataclass whose `option` fields are its options.
+
+    Attributes:
+        name: what users call it.
+        about: what the tokens compete by, for a table.
+        kernel: a kernel that attends, ranks as `worth` does and evicts at once; without one `worth`
+            runs between two kernels.
+        state: what it remembers, by name: per slot if the shape holds "S", otherwise per layer or
+            head.
+        group_reduction: how the attention of the query heads of a group becomes one number.
+        seed: what a row's `Slots.draw` depends on, besides its prompt.
+    """
+
+    name: ClassVar[str]
+    about: ClassVar[str]
+    kernel: ClassVar[Kernel | None] = None
+    state: ClassVar[Mapping[str, Shape]] = {}
+    group_reduction: ClassVar[GroupReduction] = "mean"
+    seed: ClassVar[int] = 0
+
+    @abstractmethod
+    def worth(self, slots: Slots) -> Tensor:
+        """``[B, H, S]`` float32: the lowest leave first, and of equals the newest.
+
+        Called at every step, so that a state may be brought up to date.
+        """
+
+    def remember(self, prompt: Prompt) -> Mapping[str, Tensor]:
+        """What the tokens of a prompt start with, ``[H, L]`` for a state per slot; 0 if not said.
+
+        Asked where prompt and generation share one budget; elsewhere prompts do not compete.
+        """
+        return {}
+
+
+@dataclass(frozen=True)
+class AttentionScore(Score):
+    """Base of scores that look at attention."""
+
+    group_reduction: GroupReduction = option(
+        "mean", "how the attention of the query heads of a KV head becomes one number"
+    )

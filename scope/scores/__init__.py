@@ -1,0 +1,1 @@
+"""What generated tokens compete by where some must leave: one file each."""
