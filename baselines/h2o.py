@@ -8,12 +8,12 @@ from torch import Tensor
 from scope.budgets.uniform import Uniform
 from scope.kernels.tensors import GroupReduction
 from scope.methods.budget import Budget
-from scope.methods.compressor import ScoredCompressor
+from scope.methods.compressor import Compressor, ScoredCompressor
 from scope.methods.fidelity import Fidelity
 from scope.methods.options import option
 from scope.methods.prompt import Prompt
 from scope.methods.score import Score
-from scope.methods.strategy import RecentWindow
+from scope.methods.strategy import RecentWindow, Strategy
 from scope.scores.cumulative import Cumulative
 from scope.scores.current import Current
 
@@ -35,7 +35,7 @@ class H2O(ScoredCompressor):
     )
 
     @classmethod
-    def under(cls, fidelity: Fidelity) -> type["H2O"]:
+    def under(cls, fidelity: Fidelity) -> type[Compressor]:
         return cls if fidelity.causal_prefill_scores else PublishedH2O
 
     def score(self, prompt: Prompt) -> Tensor:
@@ -64,7 +64,7 @@ class H2ODecoding(RecentWindow):
     score: ClassVar[type[Score] | None] = Cumulative
 
     @classmethod
-    def under(cls, fidelity: Fidelity) -> type["H2ODecoding"]:
+    def under(cls, fidelity: Fidelity) -> type[Strategy]:
         return PublishedH2ODecoding if fidelity.h2o_decoding_score == "current" else cls
 
 

@@ -12,9 +12,10 @@ import numpy as np
 from baselines.h2o import H2O
 from scope.budgets.pyramid import PublishedPyramid, Pyramid, published_pyramid, pyramid_budgets
 from scope.methods.budget import Budget
+from scope.methods.compressor import Compressor
 from scope.methods.fidelity import Fidelity
 from scope.methods.score import Score
-from scope.methods.strategy import Counts, Occupancy, RecentWindow
+from scope.methods.strategy import Counts, Occupancy, RecentWindow, Strategy
 from scope.scores.current import Current
 
 _BETA = 2
@@ -25,7 +26,7 @@ class PyramidInferBudget(Pyramid):
     """PyramidKV's; only the published code's differs."""
 
     @classmethod
-    def under(cls, fidelity: Fidelity) -> type[Pyramid]:
+    def under(cls, fidelity: Fidelity) -> type[Budget]:
         published = super().under(fidelity)
         extra = published is not cls and fidelity.pyramidinfer_extra_window
         return PublishedPyramidInferBudget if extra else published
@@ -49,7 +50,7 @@ class PyramidInfer(H2O):
     budget: ClassVar[type[Budget]] = PyramidInferBudget
 
     @classmethod
-    def under(cls, fidelity: Fidelity) -> type[H2O]:
+    def under(cls, fidelity: Fidelity) -> type[Compressor]:
         return cls if fidelity.causal_prefill_scores else PublishedPyramidInfer
 
 
@@ -74,7 +75,7 @@ class PyramidInferDecoding(RecentWindow):
     score: ClassVar[type[Score] | None] = Current
 
     @classmethod
-    def under(cls, fidelity: Fidelity) -> type["PyramidInferDecoding"]:
+    def under(cls, fidelity: Fidelity) -> type[Strategy]:
         published = fidelity.pyramidinfer_decoding == "threshold"
         return PublishedPyramidInferDecoding if published else cls
 

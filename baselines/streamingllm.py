@@ -15,7 +15,7 @@ from scope.methods.fidelity import Fidelity
 from scope.methods.options import option
 from scope.methods.prompt import FREE, Prompt
 from scope.methods.score import Score
-from scope.methods.strategy import Counts, RecentWindow, Window
+from scope.methods.strategy import Counts, RecentWindow, Strategy, Window
 from scope.scores.recent import Recent
 
 NUM_SINKS = 4
@@ -86,7 +86,7 @@ class StreamingLLMDecoding(Window):
     takes_score: ClassVar[bool] = False
 
     @classmethod
-    def under(cls, fidelity: Fidelity) -> type[Window]:
+    def under(cls, fidelity: Fidelity) -> type[Strategy]:
         return PublishedStreamingLLMDecoding if fidelity.streamingllm_sinks == "half" else cls
 
     def protected(self, frozen: Counts, base: Counts) -> Counts:

@@ -1,7 +1,7 @@
 """One configuration: methods by name, and the options that they read."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -37,11 +37,11 @@ class Methods:
     @classmethod
     def named(
         cls,
-        method: str,
-        decoding_metric: str | None,
-        budget: str | None,
-        decoding_score: str | None,
+        method: str | type[Compressor],
+        decoding_metric: str | type[Strategy] | None,
         fidelity: Fidelity,
+        budget: str | type[Budget] | None = None,
+        decoding_score: str | type[Score] | None = None,
     ) -> "Methods":
         """Find methods by their names; None leaves budget and score to the other two.
 
@@ -49,7 +49,7 @@ class Methods:
             ScopeError: for an unknown name, or where there is nothing to choose.
         """
         compressor = find(COMPRESSORS, method, "method").under(fidelity)
-        strategy = find(STRATEGIES, str(decoding_metric), "decoding_metric").under(fidelity)
+        strategy = find(STRATEGIES, decoding_metric or "None", "decoding_metric").under(fidelity)
         own_budget, score = compressor.budget, strategy.score
         if budget is not None:
             own_budget = find(BUDGETS, budget, "budget")
@@ -83,7 +83,8 @@ class Compression:
     set are the options of the chosen methods.
 
     Args:
-        method: prefill compressor; see `scope.registry.COMPRESSORS`.
+        method: prefill compressor; see `scope.registry.COMPRESSORS`. This and the next three also
+            take a class of your own.
         decoding_metric: decoding strategy; see `scope.registry.STRATEGIES`.
         budget: how much each layer keeps of the prompt, where not the compressor's own choice.
         decoding_score: what tokens compete by, where not the strategy's own choice.
@@ -106,17 +107,17 @@ class Compression:
 
     def __init__(
         self,
-        method: str = "ALLKV",
-        decoding_metric: str | None = "None",
+        method: str | type[Compressor] = "ALLKV",
+        decoding_metric: str | type[Strategy] | None = "None",
         *,
-        budget: str | None = None,
-        decoding_score: str | None = None,
+        budget: str | type[Budget] | None = None,
+        decoding_score: str | type[Score] | None = None,
         fidelity: Fidelity | str = "paper",
         **options: Any,
     ) -> None:
         if isinstance(fidelity, str):
             fidelity = Fidelity.preset(fidelity)
-        methods = Methods.named(method, decoding_metric, budget, decoding_score, fidelity)
+        methods = Methods.named(method, decoding_metric, fidelity, budget, decoding_score)
         set_field = object.__setattr__  # the dataclass is frozen
         set_field(self, "methods", methods)
         set_field(self, "fidelity", fidelity)
@@ -140,30 +141,38 @@ class Compression:
     @classmethod
     def from_shared(
         cls,
-        method: str = "ALLKV",
-        decoding_metric: str | None = "None",
+        method: str | type[Compressor] = "ALLKV",
+        decoding_metric: str | type[Strategy] | None = "None",
         *,
-        budget: str | None = None,
-        decoding_score: str | None = None,
         fidelity: Fidelity | str = "paper",
-        **options: Any,
+        must_read: Collection[str] = (),
+        **settings: Any,
     ) -> "Compression":
-        """The same with settings that several configurations share: those not read are dropped."""
+        """With settings that several configurations share: those it does not read are dropped.
+
+        Args:
+            method, decoding_metric, fidelity: as in `Compression`.
+            must_read: names of settings that are not to be dropped.
+            settings: all others.
+        """
         if isinstance(fidelity, str):
             fidelity = Fidelity.preset(fidelity)
-        if not find(COMPRESSORS, method, "method").takes_budget:
-            budget = None
-        if not find(STRATEGIES, str(decoding_metric), "decoding_metric").takes_score:
-            decoding_score = None
-        reads = Methods.named(method, decoding_metric, budget, decoding_score, fidelity).reads
-        return cls(
-            method,
-            decoding_metric,
-            budget=budget,
-            decoding_score=decoding_score,
-            fidelity=fidelity,
-            **{name: value for name, value in options.items() if name in reads},
-        )
+        takes = {
+            "budget": find(COMPRESSORS, method, "method").takes_budget,
+            "decoding_score": find(STRATEGIES, str(decoding_metric), "decoding_metric").takes_score,
+        }
+        choices = {
+            name: settings[name]
+            for name, taken in takes.items()
+            if name in settings and (taken or name in must_read)
+        }
+        reads = Methods.named(method, decoding_metric, fidelity=fidelity, **choices).reads
+        options = {
+            name: value
+            for name, value in settings.items()
+            if name not in takes and (name in reads or name in must_read)
+        }
+        return cls(method, decoding_metric, fidelity=fidelity, **choices, **options)
 
     @property
     def method(self) -> str:
@@ -179,7 +188,7 @@ class Compression:
 
     @property
     def decoding_score(self) -> str | None:
-        return self.methods.score and self.methods.score.name
+        return None if self.methods.score is None else self.methods.score.name
 
     @property
     def label(self) -> str:
@@ -225,7 +234,7 @@ class Compression:
             _build(methods.compressor, settings),
             _build(methods.budget, settings),
             _build(methods.strategy, settings),
-            methods.score and _build(methods.score, settings),
+            None if methods.score is None else _build(methods.score, settings),
             cached_heads=self.fidelity.cached_heads,
             score_dtype=self.fidelity.score_dtype,
             frozen_prefix=self.fidelity.frozen_prefix,

@@ -19,6 +19,8 @@ from scope.decoding.slide import Slide
 from scope.errors import ScopeError
 from scope.methods.budget import Budget
 from scope.methods.compressor import Compressor
+from scope.methods.fidelity import Fidelity
+from scope.methods.options import Option, options_of
 from scope.methods.score import Score
 from scope.methods.strategy import Strategy
 from scope.scores.cumulative import Cumulative
@@ -27,6 +29,7 @@ from scope.scores.random import Random
 from scope.scores.recent import Recent
 
 _Method = TypeVar("_Method")
+_Kind = type[Compressor] | type[Budget] | type[Strategy] | type[Score]
 
 COMPRESSORS: Mapping[str, type[Compressor]] = {
     cls.name: cls for cls in (ALLKV, SnapKV, PyramidKV, H2O, PyramidInfer, StreamingLLM)
@@ -47,13 +50,36 @@ STRATEGIES: Mapping[str, type[Strategy]] = {
 SCORES: Mapping[str, type[Score]] = {cls.name: cls for cls in (Current, Cumulative, Recent, Random)}
 
 
-def find(methods: Mapping[str, _Method], name: str, kind: str) -> _Method:
-    """Look a method up, ignoring case.
+def find(methods: Mapping[str, _Method], name: str | _Method, kind: str) -> _Method:
+    """Look a method up, ignoring case; a class that is not entered here is its own name.
 
     Raises:
         ScopeError: for an unknown name, with the known ones.
     """
+    if isinstance(name, type):
+        return name
     for known, method in methods.items():
         if known.lower() == str(name).lower():
             return method
     raise ScopeError(f"unknown {kind} {name!r}; expected one of {', '.join(methods)}")
+
+
+def readers_of_options() -> Mapping[str, tuple[Option, list[str]]]:
+    """Every option of every method, with the names of the methods that read it."""
+    paper, published = Fidelity(), Fidelity.preset("upstream")
+    found: dict[str, tuple[Option, list[str]]] = {}
+    methods: list[_Kind] = [
+        *COMPRESSORS.values(), *BUDGETS.values(), *STRATEGIES.values(), *SCORES.values()
+    ]  # fmt: skip
+    for method in methods:
+        faces = (
+            [method]
+            if issubclass(method, Score)
+            else [method.under(paper), method.under(published)]
+        )
+        for face in faces:
+            for name, option in options_of(face).items():
+                readers = found.setdefault(name, (option, []))[1]
+                if method.name not in readers:
+                    readers.append(method.name)
+    return found

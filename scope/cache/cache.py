@@ -13,7 +13,7 @@ from scope.cache.plan import CachePlan, slots_needed
 from scope.cache.schedule import Schedule
 from scope.cache.step import decode
 from scope.errors import ScopeError
-from scope.kernels import backend_for
+from scope.kernels import Backend, FusingBackend, backend_for
 from scope.kernels.tensors import NewTokens, Sight, StepCounts, mixed
 from scope.methods.budget import Share
 from scope.methods.prompt import Entries, Prompt
@@ -37,9 +37,15 @@ class SlotCache(Cache):
     Attributes:
         layers: one `SlotLayer` per layer of the model.
         recipe: the methods, for this T.
-        plan: sizes; None before the first prompt.
-        schedule: how many tokens each layer and row holds; None before the first prompt.
+        planned: whether a prompt has come, from which on there are a plan and a schedule.
+        plan: sizes.
+        schedule: how many tokens each layer and row holds.
     """
+
+    layers: list[SlotLayer]  # type: ignore[assignment]
+    plan: CachePlan
+    schedule: Schedule
+    backend: Backend | FusingBackend
 
     def __init__(
         self,
@@ -62,14 +68,13 @@ class SlotCache(Cache):
         """Forget everything; the next prompts start afresh and may be of other lengths."""
         for layer in self.layers:
             layer.is_initialized = False
-            layer.keys = layer.values = None
+            layer.keys = layer.values = None  # type: ignore[assignment]
             layer.used = 0
-        self.plan: CachePlan | None = None
-        self.schedule: Schedule | None = None
+        self.planned = False
         self.prefilling = False
         # Prompts of which the budget must see every layer first, by row.
         self._waiting: dict[int, list[Prompt]] = {}
-        self._admitted: list[int] | None = None
+        self._admitted: list[int] = []
         self._padded_length = 0
         self._counts: Tensor | None = None
 
@@ -102,9 +107,9 @@ class SlotCache(Cache):
         Raises:
             ScopeError: where the cache cannot take these tokens.
         """
-        if self._admitted is None and self.schedule is None:
+        if not self._admitted and not self.planned:
             self.admit(range(batch_size))
-        self.prefilling = self._admitted is not None
+        self.prefilling = bool(self._admitted)
         if self.prefilling:
             return self._begin_prefill(batch_size, num_tokens, attention_mask, device, tokens)
         if num_tokens != 1:
@@ -138,7 +143,7 @@ class SlotCache(Cache):
             raise ScopeError(
                 "prompts must be padded on the left; set tokenizer.padding_side = 'left'"
             )
-        if self.schedule is None:
+        if not self.planned:
             self._plan(lengths)
         if not set(lengths) <= self._planned_lengths:
             self._check_room(lengths)
@@ -166,6 +171,7 @@ class SlotCache(Cache):
         batch_size = self._batch_size or len(lengths)
         self.schedule = Schedule(self.recipe, len(self.layers), batch_size)
         self.plan = CachePlan.make(self.config, self.recipe, self.max_new_tokens, prompt_lengths)
+        self.planned = True
 
     def _check_room(self, lengths: list[int]) -> None:
         needed = slots_needed(self.recipe, self.max_new_tokens, len(self.layers), lengths)
@@ -212,8 +218,9 @@ class SlotCache(Cache):
         for i, layer in enumerate(self.layers):
             there = layer.keys.device
             layer.used = max(layer.used, used[i])
+            newest, protected, leaving = own[i].to(there)
             layer.counts = StepCounts(
-                self.positions.to(there), *own[i].to(there), losses[i], layer.used
+                self.positions.to(there), newest, protected, leaving, losses[i], layer.used
             )
             if layer.chosen is not None:
                 layer.full = full.to(there)
@@ -269,7 +276,7 @@ class SlotCache(Cache):
                 share = int(self.schedule.kept[layer_idx, row])
                 self._write(row, prompt, share, self._draws[i])
         if last:
-            self._admitted = None
+            self._admitted = []
 
     def _share_out(self, row: int, prompts: list[Prompt], draw: Tensor) -> None:
         """Compress one prompt in all layers, by a budget that has seen all of them."""
@@ -339,7 +346,7 @@ class SlotCache(Cache):
     @property
     def fused(self) -> bool:
         """Whether steps run in Triton kernels; known after the first prompt."""
-        return hasattr(self.backend, "attend_and_evict")
+        return isinstance(self.backend, FusingBackend)
 
     def _cached_heads(self, states: Tensor, queries: Tensor) -> Tensor:
         if self.recipe.cached_heads == "kv":
@@ -350,7 +357,7 @@ class SlotCache(Cache):
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens seen so far, evicted ones and padding included; 0 for a prompt that comes."""
-        if self.schedule is None or self._admitted is not None:
+        if not self.planned or self._admitted:
             return 0
         return self._padded_length + int(self.schedule.now.step.max())
 

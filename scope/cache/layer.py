@@ -25,20 +25,20 @@ class SlotLayer(CacheLayerMixin):
         chosen: ``[B, H, S]`` bool, what steps attend to that are not full; None where all are.
         draw: ``[B]`` int64, a 32-bit number that chance makes of each row's prompt.
         counts: of this step.
-        full: ``[B]`` bool, whether this step attends to all that is held.
+        full: ``[B]`` int32, 1 where this step attends to all that is held; 0 where to the chosen.
         used: slots from the first on that have ever been taken; the others need not be read.
     """
 
     is_sliding = False
+    keys: Tensor
+    values: Tensor
+    counts: StepCounts
+    full: Tensor
 
     def __init__(self, index: int) -> None:
         super().__init__()
         self.index = index
         self.used = 0
-        self.keys: Tensor | None = None
-        self.values: Tensor | None = None
-        self.counts: StepCounts
-        self.full: Tensor
 
     def allocate(
         self,
@@ -143,7 +143,7 @@ class SlotLayer(CacheLayerMixin):
         return self.used
 
     def get_max_length(self) -> int:
-        return self.keys.shape[2] if self.keys is not None else -1
+        return self.keys.shape[2] if self.is_initialized else -1
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return query_length, 0

@@ -6,14 +6,18 @@ import torch
 from torch import Tensor
 
 from scope.cache.layer import SlotLayer
-from scope.kernels import Backend
+from scope.kernels import Backend, FusingBackend
 from scope.kernels.tensors import FREE, NewTokens, Ranking, Received, Sight
 from scope.methods.recipe import Recipe
 from scope.methods.score import Slots
 
 
 def decode(
-    layer: SlotLayer, backend: Backend, recipe: Recipe, new: NewTokens, sight: Sight
+    layer: SlotLayer,
+    backend: Backend | FusingBackend,
+    recipe: Recipe,
+    new: NewTokens,
+    sight: Sight,
 ) -> Tensor:
     """Append one token per row, attend to what is seen, then evict what must go.
 
@@ -23,53 +27,71 @@ def decode(
     Returns:
         ``[B, H_q, D]`` attention output.
     """
+    score, strategy = recipe.score, recipe.strategy
     dtype = layer.keys.dtype if recipe.score_dtype == "model" else torch.float32
-    score, strategy, counts = recipe.score, recipe.strategy, layer.counts
-    received = Received(score.group_reduction, dtype) if score else Received(dtype=dtype)
-    at_once = getattr(backend, "attend_and_evict", None)
-    touches = strategy.selects or strategy.rewrites
-    if at_once is not None and not touches and (score is None or score.kernel is not None):
+    received = Received(score.group_reduction if score else "mean", dtype)
+    looks = strategy.selects or strategy.rewrites
+    if isinstance(backend, FusingBackend) and not looks and (score is None or score.kernel):
         ranking = Ranking(
-            score.kernel if score else None,
-            received,
-            strategy.recent,
-            layer.state.get("total"),
-            layer.draw,
-            layer.index,
+            kernel=score.kernel if score else None,
+            received=received,
+            recent=strategy.recent,
+            total=layer.state.get("total"),
+            draw=layer.draw,
+            layer=layer.index,
         )
-        return at_once(layer.slots, counts, new, sight, ranking)
+        return backend.attend_and_evict(layer.slots, layer.counts, new, sight, ranking)
 
     if new.rotation is not None:
         queries, keys = (_rotated(states, *new.rotation) for states in (new.queries, new.keys))
         new = NewTokens(queries, keys, new.values)
     layer.clear_state_of_new()
     if layer.chosen is not None:
-        shown = layer.chosen | layer.full[:, None, None]
-        sight = Sight(sight.scaling, sight.sliding_window, shown)
-    wanted = received if score or touches else None
-    output, current = backend.attend(layer.slots, counts, new, sight, wanted)
-    worth = slots = used = None
-    if current is not None:
-        width = current.shape[-1]  # plain torch leaves out slots that were never taken
-        used = layer.slots.first(width)
-        state = {
+        sight = replace(sight, shown=layer.chosen | _by_row(layer.full))
+    if score is None and not looks:
+        output, _ = backend.attend(layer.slots, layer.counts, new, sight)
+        backend.evict(layer.slots, layer.counts, None, strategy.recent)
+        return output
+
+    output, current = backend.attend(layer.slots, layer.counts, new, sight, received)
+    slots = _slots(layer, new, current)
+    if layer.chosen is not None:
+        chosen = layer.chosen[:, :, : current.shape[-1]]
+        chosen.copy_(strategy.select(slots).where(_by_row(layer.full), chosen))
+    worth = score.worth(slots).float() if score else None
+    if strategy.rewrites:
+        slots = replace(slots, positions=slots.positions.clone(), ranks=slots.ranks.clone())
+    backend.evict(layer.slots, layer.counts, worth, strategy.recent)
+    if strategy.rewrites:
+        there = layer.positions[:, :, : current.shape[-1]]
+        strategy.rewrite(slots, (slots.positions != FREE) & (there == FREE))
+    return output
+
+
+def _slots(layer: SlotLayer, new: NewTokens, current: Tensor) -> Slots:
+    """What a method sees: of the slots, as many as attention was told of."""
+    width = current.shape[-1]
+    used = layer.slots.first(width)
+    return Slots(
+        keys=used.keys,
+        values=used.values,
+        positions=used.positions,
+        ranks=used.ranks,
+        newest=layer.counts.newest,
+        queries=new.queries,
+        current=current,
+        draw=layer.draw,
+        layer=layer.index,
+        state={
             name: part[:, :, :width] if name in layer.per_slot else part
             for name, part in layer.state.items()
-        }
-        slots = Slots(
-            used.keys, used.values, used.positions, used.ranks, counts.newest, new.queries,
-            current, layer.draw, layer.index, state,
-        )  # fmt: skip
-        if strategy.selects:
-            before = layer.chosen[:, :, :width]
-            before.copy_(strategy.select(slots).where(layer.full[:, None, None], before))
-        worth = score.worth(slots).float() if score else None
-        if strategy.rewrites:
-            slots = replace(slots, positions=slots.positions.clone(), ranks=slots.ranks.clone())
-    backend.evict(layer.slots, counts, worth, strategy.recent)
-    if strategy.rewrites:
-        strategy.rewrite(slots, (slots.positions != FREE) & (used.positions == FREE))
-    return output
+        },
+    )
+
+
+def _by_row(flags: Tensor) -> Tensor:
+    """``[B]`` int32 as ``[B, 1, 1]`` bool."""
+    return flags[:, None, None] != 0
 
 
 def _rotated(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

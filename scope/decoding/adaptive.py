@@ -9,7 +9,7 @@ from scope.errors import ScopeError
 from scope.methods.fidelity import Fidelity
 from scope.methods.options import option
 from scope.methods.score import Score
-from scope.methods.strategy import NEVER, Counts, RecentWindow
+from scope.methods.strategy import NEVER, Counts, RecentWindow, Strategy
 from scope.scores.current import Current
 
 
@@ -30,7 +30,7 @@ class Adaptive(RecentWindow):
     max_new_tokens: int
 
     @classmethod
-    def under(cls, fidelity: Fidelity) -> type["Adaptive"]:
+    def under(cls, fidelity: Fidelity) -> type[Strategy]:
         return UncappedAdaptive if fidelity.adaptive_window == "uncapped" else cls
 
     def pool(self, step: Counts) -> Counts:

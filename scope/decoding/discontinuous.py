@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from scope.decoding.adaptive import Adaptive, Paced, UncappedAdaptive
 from scope.methods.fidelity import Fidelity
-from scope.methods.strategy import NEVER, Counts, Occupancy
+from scope.methods.strategy import NEVER, Counts, Occupancy, Strategy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class Discontinuous(Adaptive):
     about: ClassVar[str] = "the same, selected W − R times instead of at every step"
 
     @classmethod
-    def under(cls, fidelity: Fidelity) -> type[Adaptive]:
+    def under(cls, fidelity: Fidelity) -> type[Strategy]:
         uncapped = fidelity.adaptive_window == "uncapped"
         if fidelity.discontinuous_clock == "counters":
             return CountingUncappedDiscontinuous if uncapped else CountingDiscontinuous

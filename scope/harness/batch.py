@@ -9,11 +9,10 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from scope.cache.schedule import slots_needed
+from scope.cache.plan import CachePlan
 from scope.errors import ScopeError
 from scope.generation.session import Session
 from scope.harness.jobs import Job
-from scope.harness.plan import row_bytes
 
 # What a CUDA graph, the workspaces of matrix products and gaps between tensors may take.
 _RESERVE = 512 * 2**20
@@ -69,11 +68,10 @@ def first_batch_size(
     if job.batch_size != "auto":
         return min(job.batch_size, len(prompts))
     lengths = [len(prompt) for prompt in prompts]
-    slots = slots_needed(
-        job.compression, job.max_new_tokens, model.config.num_hidden_layers, lengths
-    )
+    recipe = job.compression.recipe(job.max_new_tokens)
+    plan = CachePlan.make(model.config, recipe, job.max_new_tokens, lengths)
     room = _room_beside_one(job, model, prompts, lengths.index(max(lengths))) - extra_bytes
-    others = room // (row_bytes(job, model.config, slots) + extra_bytes)
+    others = room // (plan.row_bytes(model.dtype) + extra_bytes)
     return max(1, min(len(prompts), 1 + others))
 
 

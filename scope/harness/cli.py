@@ -10,7 +10,7 @@ from scope.errors import ScopeError
 from scope.evaluation.evaluate import evaluate
 from scope.evaluation.results import find_result_folders
 from scope.evaluation.tables import print_table
-from scope.harness.config import parse_command
+from scope.harness.command_line import parse_command
 from scope.harness.data import load_examples
 from scope.harness.jobs import Job, jobs_of
 from scope.harness.models import load_config, load_model, load_tokenizer

@@ -1,7 +1,7 @@
 """What exactly a run does: every choice that was left open is made here, once."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from scope.compression import Compression
 from scope.errors import ScopeError
 from scope.evaluation.results import DATASETS, ORIGINAL_DATASETS
 from scope.harness.config import BatchSize, RunConfig
+from scope.harness.folders import default_save_dir
 
 # Rows of the published MMLU files (0-based) that the original leaves out, because its prefill
 # scores did not fit in memory.
@@ -69,13 +70,13 @@ class Job:
 
     @property
     def label(self) -> str:
-        return f"{self.compression.method}+{self.compression.decoding_metric}"
+        return self.compression.label
 
     def config(self) -> dict[str, Any]:
         """All that may change the result, as JSON, with the compression's fields on top level."""
-        plain = asdict(self)
+        plain = dict(vars(self))
         del plain["folder"], plain["compare_with"]
-        plain |= plain.pop("compression")
+        plain |= plain.pop("compression").settings()
         return json.loads(json.dumps(plain, default=str))
 
 
@@ -137,10 +138,8 @@ def _job(run: RunConfig, dataset: str) -> Job:
     compression = run.compression
     questions = _PUBLISHED_CSQA_K.get(run.K, run.K) if dataset == "csqa" else run.K
     data_file = run.data_file or run.data_dir / dataset / f"{dataset}_{questions}.jsonl"
-    save_dir = run.save_dir or Path("results/runs") / (
-        f"{compression.method}+{compression.decoding_metric}"
-        f"_decoding_window_{run.decoding_window_size}_recent_window_{run.decoding_recent_size}"
-    )
+    save_dir = run.save_dir or default_save_dir(run, compression)
+    capacity = compression.options.get("max_capacity_prompt", "full")
     model_name = Path(run.model_path).name.lower().removesuffix(".gguf")
     device = run.device or ("cuda" if torch.cuda.is_available() else "cpu")
     _check_device(device)
@@ -150,7 +149,7 @@ def _job(run: RunConfig, dataset: str) -> Job:
         model_path=run.model_path,
         dataset=dataset,
         data_file=data_file,
-        folder=save_dir / f"{model_name}_{run.max_capacity_prompts}" / dataset,
+        folder=save_dir / f"{model_name}_{capacity}" / dataset,
         compression=compression,
         max_new_tokens=run.max_new_tokens or _max_new_tokens(run.K, dataset, upstream),
         min_new_tokens=_or(run.min_new_tokens, 1 if upstream else 0),

@@ -4,11 +4,10 @@ import os
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
-from scope.cache.layer import SlotLayer
-from scope.cache.schedule import slots_needed
+from scope.cache.plan import CachePlan
+from scope.compression import Compression
 from scope.harness.jobs import Job
 
 
@@ -53,59 +52,20 @@ class Plan:
 
 def make_plan(job: Job, config: PreTrainedConfig, prompt_lengths: list[int]) -> Plan:
     """Size a job for these prompts."""
-    layers, longest = config.num_hidden_layers, max(prompt_lengths)
-    slots = slots_needed(job.compression, job.max_new_tokens, layers, prompt_lengths)
-    kv_bytes = sum(slots) * _token_bytes(job, config, _cached_heads(job, config))
+    longest, dtype = max(prompt_lengths), getattr(torch, job.dtype)
+    recipe = job.compression.recipe(job.max_new_tokens)
+    cache = CachePlan.make(config, recipe, job.max_new_tokens, prompt_lengths)
+    everything = Compression().recipe(job.max_new_tokens)
+    full = CachePlan.make(config, everything, job.max_new_tokens, [longest])
+    room = _memory(job.device) - _weight_bytes(job, config)
     return Plan(
         prompt_tokens=(min(prompt_lengths), longest),
-        capacities=[
-            min(capacity, longest)
-            for capacity in job.compression.compressor.capacities(longest, layers)
-        ],
-        slots=slots,
-        kv_bytes=kv_bytes,
-        full_kv_bytes=layers
-        * (longest + job.max_new_tokens)
-        * _token_bytes(job, config, config.num_key_value_heads),
-        largest_batch=max(
-            0,
-            (_memory(job.device) - _weight_bytes(job, config)) // row_bytes(job, config, slots),
-        ),
+        capacities=list(cache.capacities),
+        slots=list(cache.slots),
+        kv_bytes=cache.kv_bytes(dtype),
+        full_kv_bytes=full.kv_bytes(dtype),
+        largest_batch=max(0, room // cache.row_bytes(dtype)),
     )
-
-
-def row_bytes(job: Job, config: PreTrainedConfig, slots: list[int]) -> int:
-    """Bytes that each row of a batch takes: its slots, and its part of a decode step.
-
-    Args:
-        job: what to run.
-        config: the model's.
-        slots: slots per layer.
-    """
-    dtype = getattr(torch, job.dtype)
-    like, held = torch.empty(_head_dim(config), dtype=dtype, device="meta"), 0
-    for index, count in enumerate(slots):
-        layer = SlotLayer(index)
-        layer.allocate(like, batch_size=1, heads=_cached_heads(job, config), slots=count)
-        held += sum(part.nbytes for part in vars(layer).values() if isinstance(part, Tensor))
-    # One layer after the other, a step keeps the attention logits of every slot in float32; then
-    # come the logits of the vocabulary, as the model gives them and in float32.
-    logits = 4 * config.num_attention_heads * max(slots) + config.vocab_size * (4 + dtype.itemsize)
-    return held + logits
-
-
-def _token_bytes(job: Job, config: PreTrainedConfig, heads: int) -> int:
-    """Bytes of one token's keys and values in one layer."""
-    return 2 * heads * _head_dim(config) * getattr(torch, job.dtype).itemsize
-
-
-def _cached_heads(job: Job, config: PreTrainedConfig) -> int:
-    repeated = job.compression.fidelity.cached_heads == "query"
-    return config.num_attention_heads if repeated else config.num_key_value_heads
-
-
-def _head_dim(config: PreTrainedConfig) -> int:
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def _weight_bytes(job: Job, config: PreTrainedConfig) -> int:

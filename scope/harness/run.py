@@ -194,7 +194,7 @@ def _warnings(job: Job, records: list[dict[str, Any]]) -> list[str]:
             warnings.append(
                 f"{job.compression.method} kept all of the prompt in {whole} of {len(caches)} "
                 f"examples: no longer than max_capacity_prompts "
-                f"{job.compression.max_capacity_prompt}"
+                f"{job.compression.options.get('max_capacity_prompt')}"
             )
     if job.compression.decoding_metric != "None":
         idle = sum(max(c["decode_evicted"]) == 0 for c in caches)
@@ -202,7 +202,7 @@ def _warnings(job: Job, records: list[dict[str, Any]]) -> list[str]:
             warnings.append(
                 f"{job.compression.decoding_metric} evicted nothing in {idle} of {len(caches)} "
                 f"examples: output too short for decoding_window_size "
-                f"{job.compression.decoding_window_size}"
+                f"{job.compression.options.get('decoding_window_size')}"
             )
     return warnings
 

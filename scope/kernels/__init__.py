@@ -5,7 +5,7 @@ and plain torch, and nobody asks again.
 """
 
 from importlib.util import find_spec
-from typing import Protocol
+from typing import Protocol, cast, overload, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -15,6 +15,21 @@ from scope.kernels.tensors import NewTokens, Ranking, Received, Sight, SlotTenso
 
 class Backend(Protocol):
     """What a cache computes with: the module `reference`, or `triton.backend` on a GPU."""
+
+    @overload
+    def attend(
+        self, slots: SlotTensors, counts: StepCounts, new: NewTokens, sight: Sight
+    ) -> tuple[Tensor, None]: ...
+
+    @overload
+    def attend(
+        self,
+        slots: SlotTensors,
+        counts: StepCounts,
+        new: NewTokens,
+        sight: Sight,
+        received: Received,
+    ) -> tuple[Tensor, Tensor]: ...
 
     def attend(
         self,
@@ -66,6 +81,7 @@ class Backend(Protocol):
         """
 
 
+@runtime_checkable
 class FusingBackend(Backend, Protocol):
     """One that also has kernels which attend and evict at once."""
 
@@ -96,10 +112,10 @@ def backend_for(keys: Tensor) -> Backend | FusingBackend:
     if has_kernels_for(keys):
         from scope.kernels.triton import backend
 
-        return backend
+        return cast(FusingBackend, backend)
     from scope.kernels import reference
 
-    return reference
+    return cast(Backend, reference)
 
 
 def argmax(logits: Tensor) -> Tensor:
@@ -116,7 +132,7 @@ def shared_memory(device: torch.device) -> int:
     """Bytes of fast memory that one program can have."""
     if device.type != "cuda":
         return 2**20  # the interpreter knows no limit
-    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin  # type: ignore[attr-defined]
 
 
 def processors(device: torch.device) -> int:

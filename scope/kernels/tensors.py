@@ -32,8 +32,13 @@ class SlotTensors:
 
     def first(self, count: int) -> "SlotTensors":
         """Views of the first slots."""
-        parts = (self.keys, self.values, self.positions, self.ranks)
-        return SlotTensors(*(part[:, :, :count] for part in parts), self.vacant)
+        return SlotTensors(
+            self.keys[:, :, :count],
+            self.values[:, :, :count],
+            self.positions[:, :, :count],
+            self.ranks[:, :, :count],
+            self.vacant,
+        )
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +37,7 @@ class Budget(ABC):
     observes: ClassVar[bool] = False
 
     @classmethod
-    def under(cls, fidelity: Fidelity) -> type[Self]:
+    def under(cls, fidelity: Fidelity) -> type["Budget"]:
         """The class that stands for this one where the published code is followed."""
         return cls
 

@@ -1,7 +1,7 @@
 """The interface of prefill compressors: which tokens of a prompt does each head of a layer hold?"""
 
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ class Compressor:
     takes_budget: ClassVar[bool] = True
 
     @classmethod
-    def under(cls, fidelity: Fidelity) -> type[Self]:
+    def under(cls, fidelity: Fidelity) -> type["Compressor"]:
         """The class that stands for this one where the published code is followed."""
         return cls
 

@@ -56,7 +56,7 @@ class Fidelity:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value, allowed = getattr(self, field.name), _choices(field.name)
+            value, allowed = getattr(self, field.name), choices_of(field.name)
             if value not in allowed or isinstance(value, bool) != isinstance(allowed[0], bool):
                 raise ScopeError(
                     f"fidelity.{field.name} is {value!r}; expected one of "
@@ -97,12 +97,13 @@ _UPSTREAM: dict[str, Any] = {
 }
 
 
-def _choices(name: str) -> tuple[Any, ...]:
+def choices_of(name: str) -> tuple[Any, ...]:
+    """What a switch may be."""
     annotation = Fidelity.__annotations__[name]
     return (True, False) if annotation is bool else get_args(annotation)
 
 
 def _parse(name: str, value: Any) -> Any:
-    if isinstance(_choices(name)[0], bool) and isinstance(value, str):
+    if isinstance(choices_of(name)[0], bool) and isinstance(value, str):
         return {"true": True, "false": False}.get(value.lower(), value)
     return str(value) if not isinstance(value, bool) else value

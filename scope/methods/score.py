@@ -67,8 +67,10 @@ class Score(ABC):
     about: ClassVar[str]
     kernel: ClassVar[Kernel | None] = None
     state: ClassVar[Mapping[str, Shape]] = {}
-    group_reduction: ClassVar[GroupReduction] = "mean"
-    seed: ClassVar[int] = 0
+
+    # Options of those that declare them so.
+    group_reduction: GroupReduction = "mean"
+    seed: int = 0
 
     @abstractmethod
     def worth(self, slots: Slots) -> Tensor:

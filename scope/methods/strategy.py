@@ -8,7 +8,7 @@ selection is due is known without waiting for the device. What is done to the sl
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,7 +70,7 @@ class Strategy(ABC):
     state: ClassVar[Mapping[str, Shape]] = {}
 
     @classmethod
-    def under(cls, fidelity: Fidelity) -> type[Self]:
+    def under(cls, fidelity: Fidelity) -> type["Strategy"]:
         """The class that stands for this one where the published code is followed."""
         return cls
 

@@ -1,0 +1,184 @@
+"""Methods that the project does not have: each one file beside it, and all promises hold."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from scope import Compression, ScopeError, SlotCache, patch
+from scope.cache import cache as cache_module
+from scope.generation.session import Session
+from scope.methods.score import Slots
+from tests.core.tiny import backend, random_tokens, tiny_model
+from tests.examples.decayed import Decayed
+from tests.examples.merged import Merged
+from tests.examples.redundancy import Redundancy
+from tests.examples.refreshed import Refreshed
+from tests.examples.uneven import Uneven
+from tests.examples.value_norm import ValueNorm
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+PROMPTS = [random_tokens(length, seed=length) for length in (40, 25, 33)]
+STEPS = 14
+PROMPT = {"max_capacity_prompt": 20, "window_size": 4}
+POOL = {"decoding_window_size": 6, "decoding_recent_size": 2}
+COMPRESSIONS = {
+    "value norm": Compression(ValueNorm, "slide", norm=2, **PROMPT, **POOL),
+    "decayed": Compression("H2O", "slide", decoding_score=Decayed, **PROMPT, **POOL),
+    "decayed, unified": Compression("H2O", "h2o", decoding_score=Decayed, **PROMPT, **POOL),
+    "redundancy": Compression("ALLKV", "adaptive", decoding_score=Redundancy, **POOL),
+    "refreshed": Compression("ALLKV", Refreshed),
+    "uneven": Compression("SnapKV", "slide", budget=Uneven, **PROMPT, **POOL),
+    "uneven layers": Compression("SnapKV", budget=Uneven, per_head=False, **PROMPT),
+    "merged": Compression("SnapKV", Merged, **PROMPT, **POOL),
+}
+every = pytest.mark.parametrize("name", COMPRESSIONS)
+
+
+def run(
+    compression: Compression, prompts: list[list[int]], model_name: str = "gqa"
+) -> tuple[Tensor, list[list[Tensor]]]:
+    """Logits ``[steps + 1, B, vocabulary]``, and sorted positions held after each, by layer."""
+    logits, held = [], []
+    with patch(tiny_model(model_name).to(DEVICE)) as model:
+        session = Session(model, compression, prompts, STEPS)
+        for step in range(STEPS + 1):
+            tokens = torch.full((len(prompts),), step)
+            logits.append(session.prefill() if step == 0 else session.step(tokens).clone())
+            held.append([layer.positions.sort().values.cpu() for layer in session.cache.layers])
+    return torch.stack(logits).cpu(), held
+
+
+@every
+def test_batch_equals_single(name: str) -> None:
+    together, _ = run(COMPRESSIONS[name], PROMPTS)
+    for row, prompt in enumerate(PROMPTS):
+        alone, _ = run(COMPRESSIONS[name], [prompt])
+        torch.testing.assert_close(together[:, row], alone[:, 0], rtol=1e-4, atol=1e-4)
+
+
+@every
+@pytest.mark.filterwarnings("ignore:decoding goes the slow way")
+def test_kernels_give_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = []
+    for kernels in (False, True):
+        chosen = backend(kernels)
+        monkeypatch.setattr(cache_module, "backend_for", lambda keys, chosen=chosen: chosen)
+        runs.append(run(COMPRESSIONS[name], PROMPTS[:2]))
+    (plain, plainly_held), (fused, held) = runs
+    torch.testing.assert_close(fused, plain, rtol=1e-3, atol=1e-3)
+    for ours, theirs in zip(held[-1], plainly_held[-1], strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@every
+def test_files_are_short(name: str) -> None:
+    limits = {"value_norm": 40, "redundancy": 50, "decayed": 40}
+    for path in (Path(__file__).parents[1] / "examples").glob("*.py"):
+        assert len(path.read_text().splitlines()) <= limits.get(path.stem, 50)
+
+
+# --- each against what it is in the extreme, or against plain loops -------------------------------
+
+
+@pytest.mark.parametrize("strategy", ["slide", "adaptive", "discontinuous", "h2o"])
+@pytest.mark.parametrize(("decay", "known"), [(0.0, "current"), (1.0, "cumulative")])
+def test_decay_of_all_or_nothing(strategy: str, decay: float, known: str) -> None:
+    if strategy == "h2o" and decay:
+        pytest.skip("the known score remembers the prompt's attention, this example does not")
+    decayed = Compression("ALLKV", strategy, decoding_score=Decayed, decay=decay, **POOL)
+    logits, held = run(decayed, PROMPTS)
+    theirs = Compression("ALLKV", strategy, decoding_score=known, **POOL)
+    expected, expected_held = run(theirs, PROMPTS)
+    torch.testing.assert_close(logits, expected)
+    for after, expected_after in zip(held, expected_held, strict=True):
+        assert all(map(torch.equal, after, expected_after))
+
+
+def test_redundancy_is_the_mean_cosine() -> None:
+    random = torch.Generator().manual_seed(0)
+    keys = torch.randn(1, 1, 6, 4, generator=random)
+    positions = torch.tensor([[[3, -1, 5, 6, 7, -1]]], dtype=torch.int32)
+    current = torch.rand(1, 1, 6, generator=random)
+    nothing = torch.zeros(1)
+    slots = Slots(keys, keys, positions, positions, nothing, nothing, current, nothing, 0, {})
+    worth = Redundancy(balance=0.25).worth(slots)[0, 0].tolist()
+    held = [i for i in range(6) if positions[0, 0, i] >= 0]
+    vectors = keys[0, 0].tolist()
+
+    def cosine(a: list[float], b: list[float]) -> float:
+        return sum(x * y for x, y in zip(a, b, strict=True)) / (math.hypot(*a) * math.hypot(*b))
+
+    for i in held:
+        redundancy = sum(cosine(vectors[i], vectors[j]) for j in held) / len(held)
+        expected = 0.25 * float(current[0, 0, i]) - 0.75 * redundancy
+        assert worth[i] == pytest.approx(expected, abs=1e-5)
+
+
+def test_refreshed_at_every_step_is_the_full_cache() -> None:
+    full, _ = run(Compression(), PROMPTS)
+    at_every_step, _ = run(Compression("ALLKV", Refreshed, stride=1), PROMPTS)
+    torch.testing.assert_close(at_every_step, full)
+    seldom, _ = run(Compression("ALLKV", Refreshed, stride=4), PROMPTS)
+    assert not torch.allclose(seldom, full, atol=1e-2)
+    everything, _ = run(Compression("ALLKV", Refreshed, stride=4, working_set=99), PROMPTS)
+    torch.testing.assert_close(everything, full)
+
+
+def test_uneven_budgets_sum_to_the_even_ones_and_differ() -> None:
+    with patch(tiny_model("gqa").to(DEVICE)) as model:
+        session = Session(model, COMPRESSIONS["uneven"], PROMPTS, STEPS)
+        session.prefill()
+        held = torch.stack([(layer.positions >= 0).sum(-1) for layer in session.cache.layers])
+        kept = session.cache.schedule.kept
+    for row in range(len(PROMPTS)):
+        total, heads = int(held[:, row].sum()), held[:, row].numel()
+        assert heads * (20 - 1) <= total <= heads * 20, "but for rounding down"
+        assert len(held[:, row].unique()) > 1
+    assert np.array_equal(kept, held.amax(dim=-1).cpu().numpy())
+
+
+def test_a_budget_above_its_ceiling_is_refused() -> None:
+    class TooMuch(Uneven):
+        def ceiling(self, length: int, num_layers: int) -> list[int]:
+            return [self.max_capacity_prompt // 2] * num_layers
+
+    compression = Compression("SnapKV", budget=TooMuch, **PROMPT)
+    with patch(tiny_model("gqa")) as model, pytest.raises(ScopeError, match="ceiling"):
+        Session(model, compression, PROMPTS, STEPS).prefill()
+
+
+def test_merging_changes_values_and_nothing_else() -> None:
+    merged, _ = run(COMPRESSIONS["merged"], PROMPTS)
+    plain, _ = run(Compression("SnapKV", Merged, weight=0.0, **PROMPT, **POOL), PROMPTS)
+    slide, _ = run(Compression("SnapKV", "slide", **PROMPT, **POOL), PROMPTS)
+    torch.testing.assert_close(plain, slide)
+    assert not torch.allclose(merged, plain, atol=1e-3)
+    first = POOL["decoding_window_size"] + 2  # until the first value has changed
+    assert torch.equal(merged[:first], plain[:first])
+
+
+def test_hidden_states_are_what_the_projections_read() -> None:
+    seen = []
+
+    class Watching(ValueNorm):
+        def score(self, prompt: object) -> Tensor:
+            seen.append(prompt)
+            return super().score(prompt)
+
+    with patch(tiny_model("gqa")) as model, torch.inference_mode():
+        Session(model, Compression(Watching, **PROMPT), PROMPTS[:1], 2).prefill()
+        for layer, prompt in zip(model.model.layers, seen, strict=True):
+            values = layer.self_attn.v_proj(prompt.hidden).view(prompt.length, -1, 16)
+            torch.testing.assert_close(values.transpose(0, 1), prompt.values)
+            assert prompt.layer == layer.self_attn.layer_idx
+
+
+def test_prompts_wait_in_no_cache_after_they_are_shared_out() -> None:
+    with patch(tiny_model("gqa")) as model:
+        cache = SlotCache(model.config, COMPRESSIONS["uneven"], STEPS)
+        model(input_ids=torch.tensor([PROMPTS[0]]), past_key_values=cache)
+    assert not cache._waiting
