@@ -83,3 +83,24 @@ def readers_of_options() -> Mapping[str, tuple[Option, list[str]]]:
                 if method.name not in readers:
                     readers.append(method.name)
     return found
+
+
+def tables() -> str:
+    """All methods in Markdown."""
+    kinds: dict[str, Mapping[str, _Kind]] = {
+        "prefill compressor (`method`) | keeps of the prompt": COMPRESSORS,
+        "prompt budget (`budget`) | gives": BUDGETS,
+        "decoding strategy (`decoding_metric`) | keeps of the generation": STRATEGIES,
+        "decoding score (`decoding_score`) | tokens compete by": SCORES,
+    }
+    return "\n\n".join(
+        "\n".join(
+            [f"| {title} |", "| --- | --- |"]
+            + [f"| `{name}` | {method.about} |" for name, method in methods.items()]
+        )
+        for title, methods in kinds.items()
+    )
+
+
+if __name__ == "__main__":
+    print(tables())

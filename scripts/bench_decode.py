@@ -48,7 +48,10 @@ from transformers import PreTrainedModel
 from scope import Compression, ScopeError, patch
 from scope.generation.session import Session
 from scope.kernels import argmax
+from scope.methods.api import Score
+from scope.registry import SCORES, find
 
+_BETWEEN = "-between"
 _KVPRESS = ("kvpress-knorm", "kvpress-snapkv")
 _BLOCKS = 5
 _PEER_STEPS = 50  # a full cache takes up to 0.1 s a step
@@ -109,15 +112,25 @@ def _compressions(args: argparse.Namespace) -> dict[str, Compression]:
     compressions = {}
     for method in args.methods:
         if method not in (*PEERS, *_KVPRESS):
-            compressor, strategy = method.split("+")
-            compressions[method] = Compression(
+            compressor, strategy, *score = method.split("+")
+            compressions[method] = Compression.from_shared(
                 compressor,
                 strategy,
+                decoding_score=_score(*score) if score else None,
                 max_capacity_prompt=args.max_capacity_prompt,
                 decoding_window_size=args.decoding_window_size,
                 decoding_recent_size=args.decoding_recent_size,
             )
     return compressions
+
+
+def _score(name: str) -> str | type[Score]:
+    """A score by its name; with ``-between``, as if no kernel knew it."""
+    known = name.removesuffix(_BETWEEN)
+    if known == name:
+        return name
+    score = find(SCORES, known, "score")
+    return type(score.__name__, (score,), {"kernel": None, "name": name})
 
 
 def _rows(
@@ -229,7 +242,10 @@ def _fill_slots(session: Session, model: PreTrainedModel, prompts: Tensor) -> No
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     add_arguments(parser)
-    methods = f"COMPRESSOR+STRATEGY, or one of {', '.join((*PEERS, *_KVPRESS))}"
+    methods = (
+        f"COMPRESSOR+STRATEGY[+SCORE[{_BETWEEN}]], or one of {', '.join((*PEERS, *_KVPRESS))}; "
+        f"{_BETWEEN} runs the score in torch between two kernels"
+    )
     parser.add_argument("--methods", nargs="+", default=["H2O+slide"], help=methods)
     parser.add_argument("--decoding_recent_size", type=int, default=256)
     parser.add_argument("--max_new_tokens", type=int, default=8192)
@@ -243,7 +259,7 @@ def _arguments() -> argparse.Namespace:
     args = parser.parse_args()
     check_arguments(parser, args)
     for method in args.methods:
-        if method not in (*PEERS, *_KVPRESS) and method.count("+") != 1:
+        if method not in (*PEERS, *_KVPRESS) and method.count("+") not in (1, 2):
             parser.error(f"--methods {method}: expected {methods}")
         if method in _KVPRESS and args.kvpress_python is None:
             parser.error(

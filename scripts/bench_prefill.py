@@ -34,7 +34,7 @@ _REPEATS = 3
 def main() -> None:
     args = _arguments()
     compressions = {
-        method: Compression(
+        method: Compression.from_shared(
             method,
             None,
             max_capacity_prompt=args.max_capacity_prompt,

@@ -16,17 +16,27 @@ cd "$(dirname "$0")/../.."
 results=results/runs/$setting
 recent=256
 
+# What stands beside `runs`, each run takes as far as its methods read it.
+grid=$(mktemp)
+trap 'rm -f "$grid"' EXIT
+cat > "$grid" <<YAML
+K: $k
+dataset: [${datasets// /, }]
+max_capacity_prompts: $capacity
+decoding_recent_size: $recent
+runs:
+YAML
 for window in ${WINDOWS:-512 1024}; do
     for pair in $pairs; do
-        # shellcheck disable=SC2086  # DATASETS is a list of words
-        "${PYTHON:-python}" run_longgenbench.py \
-            --model_path "$model" \
-            --method "${pair%+*}" --decoding_metric "${pair#*+}" \
-            --K "$k" --dataset $datasets \
-            --max_capacity_prompts "$capacity" \
-            --decoding_window_size "$window" --decoding_recent_size "$recent" \
-            --save_dir "$results/${pair}_decoding_window_${window}_recent_window_${recent}" \
-            "$@"
+        cat >> "$grid" <<YAML
+  - method: ${pair%+*}
+    decoding_metric: ${pair#*+}
+    save_dir: $results/${pair}_decoding_window_${window}_recent_window_${recent}
+YAML
+        if [ "${pair#*+}" != None ]; then
+            echo "    decoding_window_size: $window" >> "$grid"
+        fi
     done
 done
+"${PYTHON:-python}" run_longgenbench.py --config "$grid" --model_path "$model" "$@"
 "${PYTHON:-python}" eval_gen.py --results_dir "$results"

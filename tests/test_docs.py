@@ -1,0 +1,31 @@
+"""The guide's code runs, and gives what it says; what README says of methods is the registry's."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from scope import registry
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_guide_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "docs" / "adding_a_method.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 5
+    namespace = {"__name__": "guide"}
+    for block in blocks:
+        exec(compile(block, "adding_a_method.md", "exec"), namespace)
+    label, *table = capsys.readouterr().out.splitlines()
+    assert label == re.search(r"# (ValueNorm.*)", text)[1]
+    assert [row.rsplit(maxsplit=1)[0] for row in table] == [
+        "SnapKV+slide (current)",
+        "ValueNorm+slide (current)",
+        "ALLKV+root (decayed)",
+    ]
+    assert all(0 <= float(row.rsplit(maxsplit=1)[1]) <= 100 for row in table)
+
+
+def test_readme_lists_the_methods() -> None:
+    assert registry.tables() in (ROOT / "README.md").read_text(encoding="utf-8")
