@@ -93,7 +93,7 @@ def test_decay_of_all_or_nothing(strategy: str, decay: float, known: str) -> Non
     logits, held = run(decayed, PROMPTS)
     theirs = Compression("ALLKV", strategy, decoding_score=known, **POOL)
     expected, expected_held = run(theirs, PROMPTS)
-    torch.testing.assert_close(logits, expected)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
     for after, expected_after in zip(held, expected_held, strict=True):
         assert all(map(torch.equal, after, expected_after))
 
