@@ -210,6 +210,7 @@ class SlotCache(Cache):
         values: Tensor,
         scaling: float,
         sliding_window: int | None,
+        hidden: Tensor,
     ) -> None:
         """Compress the admitted prompts of one layer into their rows.
 
@@ -219,6 +220,7 @@ class SlotCache(Cache):
             keys: ``[b, H_kv, L, D]``; the same for values.
             scaling: factor on the query-key products.
             sliding_window: tokens back that a query may look, itself included; None for all.
+            hidden: ``[b, L, hidden]``, what the layer's attention reads, after its norm.
         """
         keys, values = self._cached_heads(keys, queries), self._cached_heads(values, queries)
         layer = self.layers[layer_idx]
