@@ -102,7 +102,7 @@ def test_others_are_refused_by_name(family: str, reason: str) -> None:
 def test_a_configuration_that_makes_no_model_is_refused() -> None:
     config = transformers.LlamaConfig(**SMALL)
     config.hidden_act = "sillu"
-    with pytest.raises(ScopeError, match="LlamaForCausalLM cannot be made .*sillu"):
+    with pytest.raises(ScopeError, match=r"LlamaForCausalLM cannot be made .*sillu"):
         check_config(config)
 
 
