@@ -141,14 +141,20 @@ def eager_attention(module: nn.Module) -> Callable[..., Any] | None:
 
 def _check(
     module: nn.Module,
-    call: _Call,
+    call: _Call | None,
     keys: Tensor,
     values: Tensor,
     attention_mask: Tensor | None,
     kwargs: dict[str, Any],
 ) -> None:
     """What only shows when the module attends."""
-    name = type(module).__name__
+    name, config = type(module).__name__, module.config
+    if call is None:
+        raise ScopeError(f"{name} is not supported: it attends more than once a layer")
+    types = getattr(config, "layer_types", None) or ["full_attention"] * (module.layer_idx + 1)
+    slides = types[module.layer_idx] == "sliding_attention"
+    if slides and getattr(config, "sliding_window", None) != kwargs.get("sliding_window"):
+        raise ScopeError(f"{name} is not supported: it does not say how far its window reaches")
     for foreign in _FOREIGN:
         if kwargs.get(foreign) is not None:
             raise ScopeError(f"{name} is not supported: slots do not apply its {foreign}")

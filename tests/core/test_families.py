@@ -120,3 +120,16 @@ def test_an_argument_that_slots_do_not_apply_is_refused(foreign: str) -> None:
     cache = SlotCache(model.config, ROOM, 4)
     with patch(model), pytest.raises(ScopeError, match=f"do not apply its {foreign}"):
         model(torch.tensor([[1]]), past_key_values=cache, **{foreign: 1.0})
+
+
+def test_an_attention_of_two_maps_is_refused() -> None:
+    model = transformers.DiffLlamaForCausalLM(transformers.DiffLlamaConfig(**SMALL)).eval()
+    with patch(model), pytest.raises(ScopeError, match="attends more than once"):
+        model(torch.tensor([[1]]), past_key_values=SlotCache(model.config, ROOM, 4))
+
+
+def test_a_window_that_is_not_said_is_refused() -> None:
+    model = tiny_model("gemma3")
+    model.model.layers[0].self_attn.sliding_window = None
+    with patch(model), pytest.raises(ScopeError, match="how far its window reaches"):
+        model(torch.tensor([[1]]), past_key_values=SlotCache(model.config, ROOM, 4))
