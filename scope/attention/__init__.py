@@ -1,1 +1,1 @@
-"""One attention forward for every supported model and method, and how it gets into a model."""
+"""How the attention of a model reaches the slots, which models can, and what `patch` does."""

@@ -247,7 +247,7 @@ class SlotCache(Cache):
             keys: ``[b, H_kv, L, D]``; the same for values.
             scaling: factor on the query-key products.
             sliding_window: tokens back that a query may look, itself included; None for all.
-            hidden: ``[b, L, hidden]``, what the layer's projections read.
+            hidden: ``[b, L, hidden]``, what the layer's attention reads, after its norm.
         """
         keys, values = self._cached_heads(keys, queries), self._cached_heads(values, queries)
         layer = self.layers[layer_idx]

@@ -1,36 +1,20 @@
-"""One decode step of a Llama, Mistral or Qwen2 in a few launches, for a GPU with Triton."""
+"""One decode step of a Llama, Mistral, Qwen2 or Qwen3 in a few launches, for a GPU with Triton."""
 
-from itertools import pairwise
-
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from scope.attention.forward import sliding_window_of
+from scope.attention.joined import are_joined, joined, model_obstacle
 from scope.cache.cache import SlotCache
-
-# RoPE of these kinds depends on positions alone; others look at the longest one, on the host.
-_STATIC_ROPE = ("default", "linear", "llama3", "yarn")
 
 
 def obstacle(model: PreTrainedModel, cache: SlotCache) -> str | None:
     """Why `fused_step` cannot run this model, or None."""
     if not cache.fused:
         return "it takes Triton, a float type of up to 32 bits and a head size of 16, 32, 64 or 128"
-    if len({parameter.device for parameter in model.parameters()}) > 1:
-        return "the model is spread over several devices"
-    projections = {type(model.lm_head)} | {
-        type(getattr(module, name))
-        for layer in model.model.layers
-        for module, names in ((layer.self_attn, "qkvo"), (layer.mlp, ("gate", "up", "down")))
-        for name in (f"{part}_proj" for part in names)
-    }
-    if projections != {nn.Linear}:
-        return f"its projections are {', '.join(sorted(cls.__name__ for cls in projections))}"
-    if model.config.hidden_act != "silu":
-        return f"its activation is {model.config.hidden_act}"
-    if model.model.rotary_emb.rope_type not in _STATIC_ROPE:
-        return f"its RoPE is of type {model.model.rotary_emb.rope_type}"
+    if reason := model_obstacle(model):
+        return reason
+    if not are_joined(model):
+        return "its weights are not joined; move the model to its device before `patch`"
     return None
 
 
@@ -38,8 +22,7 @@ def fused_step(model: PreTrainedModel, cache: SlotCache, tokens: Tensor) -> Tens
     """Decode one token per row; the cache must have begun the forward.
 
     Args:
-        model: one without `obstacle`. Projections that read the same input are joined, for good,
-            but keep their values.
+        model: one without `obstacle`.
         cache: filled with the rows' prompts.
         tokens: ``[B]``.
 
@@ -47,6 +30,7 @@ def fused_step(model: PreTrainedModel, cache: SlotCache, tokens: Tensor) -> Tens
         ``[B, vocabulary]`` logits of the next token.
     """
     # Triton is there only where this runs.
+    from scope.kernels.triton.head_norm import norm_heads
     from scope.kernels.triton.linear import gated_linear, linear, linear_in_parts
     from scope.kernels.triton.pointwise import add_and_norm
 
@@ -60,7 +44,17 @@ def fused_step(model: PreTrainedModel, cache: SlotCache, tokens: Tensor) -> Tens
     for layer, next_norm in zip(decoder.layers, norms[1:], strict=True):
         attention, mlp, inner_norm = layer.self_attn, layer.mlp, layer.post_attention_layernorm
         projections = attention.q_proj, attention.k_proj, attention.v_proj
-        states = linear(normed, *_joined(*projections))
+        states = linear(normed, *joined(*projections))
+        if hasattr(attention, "q_norm"):
+            query_norm, key_norm = attention.q_norm, attention.k_norm
+            norm_heads(
+                states,
+                query_norm.weight,
+                key_norm.weight,
+                query_norm.variance_epsilon,
+                attention.config.num_attention_heads,
+                attention.config.num_key_value_heads,
+            )
         queries, keys, values = (
             part.view(len(tokens), -1, 1, head_dim)
             for part in states.split([p.out_features for p in projections], dim=1)
@@ -71,32 +65,19 @@ def fused_step(model: PreTrainedModel, cache: SlotCache, tokens: Tensor) -> Tens
             keys,
             values,
             attention.scaling,
-            sliding_window_of(attention),
+            _sliding_window(attention),
             rotation,
         ).view(len(tokens), -1)
-        branch = linear_in_parts(attended, *_joined(attention.o_proj))
+        branch = linear_in_parts(attended, *joined(attention.o_proj))
         normed = add_and_norm(hidden, branch, inner_norm.weight, inner_norm.variance_epsilon)
-        inner = gated_linear(normed, *_joined(mlp.gate_proj, mlp.up_proj))
-        branch = linear_in_parts(inner, *_joined(mlp.down_proj))
+        inner = gated_linear(normed, *joined(mlp.gate_proj, mlp.up_proj))
+        branch = linear_in_parts(inner, *joined(mlp.down_proj))
         normed = add_and_norm(hidden, branch, next_norm.weight, next_norm.variance_epsilon)
-    return linear(normed, *_joined(model.lm_head))
+    return linear(normed, *joined(model.lm_head))
 
 
-def _joined(*linears: nn.Linear) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias of linears that read the same input as one."""
-    biases = [linear.bias for linear in linears if linear.bias is not None]
-    return _join([linear.weight for linear in linears]), _join(biases) if biases else None
-
-
-def _join(parts: list[nn.Parameter]) -> Tensor:
-    """The parts as one tensor; they become views of it, so that nothing is stored twice."""
-    storages = {part.untyped_storage().data_ptr() for part in parts}
-    if len(storages) > 1 or any(
-        a.data_ptr() + a.nbytes != b.data_ptr() for a, b in pairwise(parts)
-    ):
-        with torch.inference_mode(False), torch.no_grad():
-            whole = torch.cat([part.data for part in parts])
-            for part, own in zip(parts, whole.split([len(part) for part in parts]), strict=True):
-                part.data = own
-    rows = sum(len(part) for part in parts)
-    return parts[0].data.as_strided((rows, *parts[0].shape[1:]), parts[0].stride())
+def _sliding_window(attention: nn.Module) -> int | None:
+    """Qwen decides by layer, Mistral for the model; Llama has none."""
+    if hasattr(attention, "sliding_window"):
+        return attention.sliding_window
+    return getattr(attention.config, "sliding_window", None)

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from scope.attention.patch import patch_of
 from scope.cache.cache import SlotCache
+from scope.errors import ScopeError
 from scope.generation.fused import fused_step, obstacle
 from scope.generation.graph import Graphed
 from scope.methods.recipe import Configuration
@@ -75,6 +77,11 @@ class Session:
         """
         if self._fast is None:
             return self._forward(tokens[:, None])
+        if patch_of(self.model) is not self._patch:
+            raise ScopeError(
+                "the `patch` that this session decoded in was left, and the weights of its graph "
+                "with it; make another session inside the new block"
+            )
         tokens = tokens.to(self.model.device)
         self.cache.begin_forward(len(tokens), 1, None, tokens.device)
         with torch.cuda.device_of(tokens):  # where Triton launches and graphs are recorded
@@ -86,6 +93,7 @@ class Session:
             return None
         reason = obstacle(self.model, self.cache)
         if reason is None:
+            self._patch = patch_of(self.model)
             return Graphed(partial(fused_step, self.model, self.cache))
         warnings.warn(f"decoding goes the slow way: {reason}", stacklevel=2)
         return None

@@ -14,7 +14,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from scope.attention.patch import SUPPORTED_MODELS
+from scope.attention.support import check_config
 from scope.errors import ScopeError
 
 
@@ -25,12 +25,10 @@ def load_config(model_path: str) -> PreTrainedConfig:
         ScopeError: nothing to load there, or a model class that is not supported.
     """
     config = _load(AutoConfig, model_path)
-    supported = {model.config_class: model for model in SUPPORTED_MODELS}
-    if type(config) not in supported:
-        raise ScopeError(
-            f"--model_path {model_path}: {config.model_type} models are not supported; expected "
-            f"one of {', '.join(model.__name__ for model in SUPPORTED_MODELS)}"
-        )
+    try:
+        check_config(config)
+    except ScopeError as error:
+        raise ScopeError(f"--model_path {model_path}: {error}") from error
     return config
 
 

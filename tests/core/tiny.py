@@ -6,15 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    PreTrainedModel,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-)
+import transformers
+from transformers import PreTrainedModel
 
 from scope import Compression
 from scope.kernels import Backend, reference
@@ -24,16 +17,30 @@ VOCABULARY = 128
 SLIDING_WINDOW = 12
 PAIRS = list(product(COMPRESSORS, STRATEGIES))
 
+_SLIDING = {"sliding_window": SLIDING_WINDOW}
+_MIXED = {**_SLIDING, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+_EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 48}
+# Configuration and class by the name that both begin with, and what is special.
 _ARCHITECTURES = {
-    "mha": (LlamaConfig, LlamaForCausalLM, {"num_key_value_heads": 4}),
-    "gqa": (LlamaConfig, LlamaForCausalLM, {"num_key_value_heads": 2}),
-    "mistral": (
-        MistralConfig,
-        MistralForCausalLM,
-        {"num_key_value_heads": 2, "sliding_window": SLIDING_WINDOW},
-    ),
-    "qwen2": (Qwen2Config, Qwen2ForCausalLM, {"num_key_value_heads": 2}),
+    "mha": ("Llama", {"num_key_value_heads": 4}),
+    "gqa": ("Llama", {}),
+    "mistral": ("Mistral", _SLIDING),
+    "qwen2": ("Qwen2", {}),
+    "qwen3": ("Qwen3", {}),
+    "qwen3-mixed": ("Qwen3", {**_MIXED, "use_sliding_window": True}),
+    "qwen3-moe": ("Qwen3Moe", {**_EXPERTS, "num_experts": 4}),
+    "phi3": ("Phi3", _SLIDING),
+    "gemma2": ("Gemma2", {**_MIXED, "attn_logit_softcapping": None}),
+    "gemma3": ("Gemma3", _MIXED),
+    "mixtral": ("Mixtral", {"num_local_experts": 4}),
+    "olmo2": ("Olmo2", {}),
+    "glm4": ("Glm4", {}),
+    "granite": ("Granite", {"attention_multiplier": 0.3}),
+    "smollm3": ("SmolLM3", {"no_rope_layers": [1, 0, 1]}),
+    "gpt-neox": ("GPTNeoX", {}),
 }
+LLAMAS = ["mha", "gqa", "mistral", "qwen2"]
+OTHER_FAMILIES = [name for name in _ARCHITECTURES if name not in LLAMAS]
 
 
 def tiny_model(
@@ -44,7 +51,14 @@ def tiny_model(
     dtype: torch.dtype = torch.float32,
 ) -> PreTrainedModel:
     """A random model: ``mha`` and ``gqa`` are Llamas, ``mistral`` has a sliding window."""
-    config_class, model_class, extra = _ARCHITECTURES[name]
+    family, extra = _ARCHITECTURES[name]
+    config_class = getattr(
+        transformers, f"{family}TextConfig" if family == "Gemma3" else f"{family}Config"
+    )
+    model_class = getattr(transformers, f"{family}ForCausalLM")
+    settings = {"num_key_value_heads": 2, **extra}
+    if "layer_types" in settings:
+        settings["layer_types"] = settings["layer_types"][:num_layers]
     config = config_class(
         vocab_size=VOCABULARY,
         hidden_size=64,
@@ -56,7 +70,7 @@ def tiny_model(
         bos_token_id=None,
         eos_token_id=None,
         pad_token_id=None,
-        **extra,
+        **settings,
     )
     torch.manual_seed(seed)
     model = model_class._from_config(config, attn_implementation=attn_implementation)

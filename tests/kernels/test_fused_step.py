@@ -8,9 +8,11 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from scope import Compression, Fidelity, SlotCache, patch
+from scope import Compression, Fidelity, ScopeError, SlotCache, patch
+from scope.attention import joined as joined_module
+from scope.attention.joined import are_joined, joined
 from scope.cache import cache as cache_module
-from scope.generation.fused import _joined, fused_step, obstacle
+from scope.generation.fused import fused_step, obstacle
 from scope.generation.greedy import generate
 from scope.generation.session import Session
 from tests.core.tiny import PAIRS, backend, compression_of, random_tokens, tiny_model
@@ -35,12 +37,13 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     return monkeypatch
 
 
-@pytest.mark.parametrize("name", ["gqa", "mistral", "qwen2"])
+@pytest.mark.parametrize("name", ["gqa", "mistral", "qwen2", "qwen3", "qwen3-mixed"])
 def test_logits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU in the interpreter."""
     model = tiny_model(name, num_layers=2).to("cuda" if ON_GPU else "cpu")
     compression = compression_of("SnapKV", "slide", 40, 8, 4, 2)
     logits: dict[bool, list[torch.Tensor]] = {}
+    monkeypatch.setattr(joined_module, "has_kernels_for", lambda keys: True)
     with patch(model), torch.inference_mode():
         for fused in (False, True):
             monkeypatch.setattr(cache_module, "backend_for", lambda keys, on=fused: backend(on))
@@ -157,23 +160,65 @@ def test_warns_where_it_cannot() -> None:
         assert len(dict(generate(session, 4, ()))) == len(PROMPTS)
 
 
-def test_joining_keeps_the_model() -> None:
-    model = tiny_model("qwen2", num_layers=1)
+def test_joined_inside_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("qwen2", num_layers=2)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    attention = model.model.layers[0].self_attn
+    attention = model.model.layers[1].self_attn
     linears = attention.q_proj, attention.k_proj, attention.v_proj
-    weight, bias = _joined(*linears)
-    assert torch.equal(weight, torch.cat([linear.weight for linear in linears]))
-    assert torch.equal(bias, torch.cat([linear.bias for linear in linears]))
-    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-    assert _joined(*linears)[0].data_ptr() == weight.data_ptr() == linears[0].weight.data_ptr()
+
+    def unchanged() -> bool:
+        return all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+    monkeypatch.setattr(joined_module, "has_kernels_for", lambda keys: True)
+    with patch(model):
+        weight, bias = joined(*linears)
+        assert torch.equal(weight, torch.cat([linear.weight for linear in linears]))
+        assert torch.equal(bias, torch.cat([linear.bias for linear in linears]))
+        assert weight.data_ptr() == linears[0].weight.data_ptr()
+        assert are_joined(model)
+        assert unchanged()
+    assert unchanged()
+    for parameter in model.parameters():
+        assert parameter.untyped_storage().nbytes() == parameter.nbytes
+
+
+@pytest.mark.skipif(ON_GPU, reason="there they are")
+def test_nothing_is_joined_without_kernels() -> None:
+    model = tiny_model("gqa", num_layers=1)
+    with patch(model):
+        assert not are_joined(model)
 
 
 def test_joining_sees_through_one_storage() -> None:
-    linears = [nn.Linear(4, 2, bias=False) for _ in range(2)]
+    """Parts of one storage in another order adjoin as little as parts of several."""
+    parts = [nn.Parameter(torch.empty(2, 4)) for _ in range(2)]
     whole = torch.randn(4, 4)
-    linears[0].weight.data, linears[1].weight.data = whole[2:], whole[:2]
-    assert torch.equal(_joined(*linears)[0], torch.cat([whole[2:], whole[:2]]))
+    parts[0].data, parts[1].data = whole[2:], whole[:2]
+    assert not joined_module._adjoin(parts)
+    assert joined_module._adjoin(parts[::-1])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("qwen3", None),
+        ("gemma3", "the layers of Gemma3ForCausalLM are not those of Llama, Mistral"),
+    ],
+)
+def test_which_models_are_fused(name: str, message: str | None) -> None:
+    reason = joined_module.model_obstacle(tiny_model(name, num_layers=1))
+    assert reason is None if message is None else reason.startswith(message)
+
+
+@on_gpu
+def test_a_graph_ends_with_its_patch() -> None:
+    model = tiny_model("gqa").cuda()
+    session = Session(model, Compression("SnapKV", "slide", **SIZES), PROMPTS, 8)
+    with patch(model):
+        session.prefill()
+        session.step(torch.tensor([1, 2, 3]))
+    with patch(model), pytest.raises(ScopeError, match="another session"):
+        session.step(torch.tensor([1, 2, 3]))
 
 
 def test_obstacles() -> None:
