@@ -41,7 +41,7 @@ from tests.harness.running import arguments_of
         ({"prompt_style": "chat"}, "no chat template"),
         ({"device": "cuda"}, "torch sees no GPU here"),
         ({"device": "gpu"}, "--device gpu: torch knows no such device"),
-        ({"save_dir": __file__}, "run.json: cannot be written (Not a directory)"),
+        ({"save_dir": __file__}, "gsm8k: cannot be written (Not a directory)"),
         ({"compare_with": __file__}, "expected a finished result file of this program"),
         ({"config": "nowhere.yaml"}, "--config nowhere.yaml"),
         ({"compare_with": "nowhere.json", "max_new_tokens": 2}, "--compare_with nowhere.json"),
