@@ -179,7 +179,7 @@ def _load(auto_class: Any, model_path: str, **kwargs: Any) -> Any:
 
 def _reason(auto_class: Any, path: Path, error: Exception) -> str:
     text = " ".join(str(error).split())[:300] or type(error).__name__
-    if "trust_remote_code" in text:
+    if "trust_remote_code" in str(error):
         return (
             "without running code that comes with it, which is never done (trust_remote_code is "
             "false); use a model that transformers has itself"

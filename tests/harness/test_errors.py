@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scope.harness.cli import main
-from tests.harness.running import arguments_of
+from tests.harness.running import arguments_of, one_error
 
 
 @pytest.mark.parametrize(
@@ -158,8 +158,4 @@ def test_unsupported_model(
 
 
 def check(code: int, error: str, message: str) -> None:
-    lines = [line for line in error.splitlines() if line.startswith("error: ")]
-    assert code == 2
-    assert len(lines) == 1
-    assert message in lines[0]
-    assert "Traceback" not in error
+    assert message in one_error(code, error)
