@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from scope.errors import ScopeError
 
-# What of a configuration may differ from one start to the next: where the data lies, whose hash is
+# What of a configuration may differ from one start to the next: where files lie, whose hashes are
 # compared, and how many examples are run, together or at all, which changes none of them.
-_FREE = ("data_file", "batch_size", "max_num_examples")
+_FREE = ("data_file", "instruction_file", "batch_size", "max_num_examples")
 
 
 @contextmanager
@@ -190,6 +190,5 @@ def _replace(path: Path, content: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             draft.replace(path)
-        except OSError:
-            draft.unlink(missing_ok=True)  # it takes room where there is none
-            raise
+        finally:
+            draft.unlink(missing_ok=True)  # what could not be finished only takes room
