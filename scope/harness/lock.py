@@ -6,8 +6,8 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
-from typing import IO
 
 from scope.errors import ScopeError
 from scope.harness.results import telling
@@ -28,20 +28,21 @@ def locked(folder: Path) -> Iterator[None]:
     with telling(path, "written"):
         folder.mkdir(parents=True, exist_ok=True)
         file = _acquire(path)
-        file.truncate(0)
-        file.write(json.dumps({"host": socket.gethostname(), "process": os.getpid()}))
-        file.flush()
+    holder = {"host": socket.gethostname(), "process": os.getpid()}
     with file:
         try:
+            with telling(path, "written"):
+                file.truncate(0)
+                file.write(json.dumps(holder).encode())
             yield
         finally:
             path.unlink(missing_ok=True)
 
 
-def _acquire(path: Path) -> IO[str]:
+def _acquire(path: Path) -> FileIO:
     """The locked file."""
     while True:
-        file = path.open("a+", encoding="utf-8")
+        file = path.open("a+b", buffering=0)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not _is_there(path, file):
@@ -64,14 +65,14 @@ def _acquire(path: Path) -> IO[str]:
         )
 
 
-def _is_there(path: Path, file: IO[str]) -> bool:
+def _is_there(path: Path, file: FileIO) -> bool:
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
         return False
 
 
-def _holder(file: IO[str]) -> tuple[str | None, int | None]:
+def _holder(file: FileIO) -> tuple[str | None, int | None]:
     """Host and process that the file names; it is empty for a moment before it names one."""
     file.seek(0)
     try:
