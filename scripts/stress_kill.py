@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default 0)")
     arguments = parser.parse_args(argv)
     moments = random.Random(arguments.seed)
-    counts = {"kills": 0, "while_generating": 0, "with_lines_written": 0, "runs": 0, "differ": 0}
+    counts = {"kills": 0, "with_lines_written": 0, "runs": 0, "differ": 0}
     with tempfile.TemporaryDirectory() as folder:
         whole = {size: Path(folder, f"whole{size}") for size in BATCH_SIZES}
         generating = {size: _undisturbed(path, size) for size, path in whole.items()}
@@ -53,9 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             if counts["kills"] >= arguments.kills:
                 break
             save_dir = Path(folder, f"killed{counts['runs']}")
-            for _ in range(min(moments.randint(1, MOST_KILLS_A_RUN), arguments.kills)):
-                if counts["kills"] < arguments.kills:
-                    _kill(save_dir, size, moments.uniform(0, generating[size]), counts)
+            kills = min(moments.randint(1, MOST_KILLS_A_RUN), arguments.kills - counts["kills"])
+            for _ in range(kills):
+                left = 1 - _lines(save_dir) / OPTIONS["max_num_examples"]
+                if not _kill(save_dir, size, moments.uniform(0, left * generating[size])):
+                    break
+                counts["kills"] += 1
+                counts["with_lines_written"] += _lines(save_dir) > 0
             _undisturbed(save_dir, size)
             counts["runs"] += 1
             if _result(save_dir).read_bytes() != _result(whole[size]).read_bytes():
@@ -75,19 +79,21 @@ def _undisturbed(save_dir: Path, batch_size: int) -> float:
     return run["metrics"]["seconds"]
 
 
-def _kill(save_dir: Path, batch_size: int, seconds: float, counts: dict[str, int]) -> None:
-    """Kill a start so many seconds after it has begun to generate, if it is not done by then."""
-    run_file, starts = _result(save_dir).with_name("run.json"), _starts(save_dir)
+def _kill(save_dir: Path, batch_size: int, seconds: float) -> bool:
+    """Kill a start so many seconds after it has begun to generate; False if it was done by then."""
+    starts = _starts(save_dir)
     with _start(save_dir, batch_size) as process:
         while process.poll() is None and _starts(save_dir) == starts:
-            time.sleep(0.001)
-        began = run_file.exists()
+            time.sleep(0.01)
         time.sleep(seconds)
         process.send_signal(signal.SIGKILL)
-    if process.returncode == -signal.SIGKILL:
-        counts["kills"] += 1
-        counts["while_generating"] += began
-        counts["with_lines_written"] += _result(save_dir).exists()
+    return process.returncode == -signal.SIGKILL
+
+
+def _lines(save_dir: Path) -> int:
+    """Examples that are done."""
+    result = _result(save_dir)
+    return result.read_bytes().count(b"\n") if result.exists() else 0
 
 
 def _starts(save_dir: Path) -> int:

@@ -26,7 +26,6 @@ def new_start(job: Job) -> dict[str, Any]:
     return {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "environment": {
-            "host": platform.node(),
             "device": device,
             "threads": torch.get_num_threads(),
         },
