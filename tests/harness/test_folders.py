@@ -1,6 +1,7 @@
 """Result folders in use, full, unreadable or of one another: one line, and nothing is lost."""
 
 import errno
+import fcntl
 import json
 import os
 import resource
@@ -72,6 +73,23 @@ def test_killed_process_leaves_a_lock_that_is_taken_over(tmp_path: Path) -> None
     assert json.loads((tmp_path / "run.lock").read_text())["process"] == process.pid
     with locked(tmp_path):
         assert json.loads((tmp_path / "run.lock").read_text())["process"] == os.getpid()
+
+
+def test_lock_that_is_released_while_it_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock, calls = fcntl.flock, []
+
+    def after_release(file: Any, operation: int) -> None:
+        if not calls:
+            (tmp_path / "run.lock").unlink()
+        calls.append(operation)
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", after_release)
+    with locked(tmp_path):
+        assert json.loads((tmp_path / "run.lock").read_text())["process"] == os.getpid()
+    assert len(calls) == 2
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", '{"host": 3}'])

@@ -118,10 +118,22 @@ def test_fewer_examples_than_an_unfinished_run_has(run: Run) -> None:
     assert described(result.parent)["data"]["rows"] == [0, 1, 2]
 
 
-def test_closeness_is_measured_anew_over_more_examples(run: Run) -> None:
+@pytest.mark.parametrize("killed", [False, True])
+def test_closeness_is_measured_anew_over_more_examples(
+    killed: bool, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     full = run("full", method="ALLKV", decoding_metric="None") / "ALLKV.json"
     expected = described(run("whole", compare_with=full))["metrics"]["agreement"]
     run(max_num_examples=2, compare_with=full)
+    if killed:
+
+        def stopped(*args: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("scope.harness.run._agreement", stopped)
+        with pytest.raises(AssertionError):
+            run(compare_with=full)
+        monkeypatch.undo()
     assert described(run(compare_with=full))["metrics"]["agreement"] == expected
 
 
