@@ -110,6 +110,7 @@ class _Found:
         return (
             not self.missing
             and self.rows == sorted(self.rows) == self.run.get("data", {}).get("rows")
+            and "warnings" in self.run
             and "mean_prompt_tokens" in self.run.get("metrics", {})
             and not self.to_compare
         )
