@@ -28,8 +28,9 @@ def test_lines_in_a_file(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     error = capsys.readouterr().err
     assert "\r" not in error
     first, last = [line for line in error.splitlines() if "gsm8k" in line]
-    assert first.startswith("H2O+slide gsm8k: 0 of 5 prompts [")
-    assert last.startswith("H2O+slide gsm8k: 5 of 5 prompts [")
+    assert first.startswith("H2O+slide")
+    assert "gsm8k: 0 of 5 prompts [" in first
+    assert "gsm8k: 5 of 5 prompts [" in last
     assert " tokens/s]" in last
 
 
@@ -45,7 +46,7 @@ def test_lines_come_now_and_then(
 def test_bar_on_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
     run()
-    assert "\rH2O+slide gsm8k: 100%|" in terminal.getvalue()
+    assert "gsm8k: 100%|" in terminal.getvalue()
 
 
 def test_bars_of_others_are_kept_out_and_warnings_are_not(
