@@ -1,10 +1,11 @@
 """How far a run is: a bar on a terminal, and lines where the output goes to a file."""
 
 import contextlib
+import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO
+from typing import IO, Any
 
 from tqdm import tqdm
 
@@ -19,7 +20,12 @@ def progress(description: str, total: int, initial: int = 0) -> tqdm:
         total: prompts in all.
         initial: prompts that are done already.
     """
-    common = {"desc": description, "total": total, "initial": initial, "unit": "prompt"}
+    common: dict[str, Any] = {
+        "desc": description,
+        "total": total,
+        "initial": initial,
+        "unit": "prompt",
+    }
     if sys.stderr.isatty():
         return tqdm(**common)
     return tqdm(
@@ -42,15 +48,16 @@ def without_bars() -> Iterator[None]:
         yield
 
 
-class _Lines:
+class _Lines(io.TextIOBase):
     """Turns what would overwrite a line of a terminal into lines."""
 
     def __init__(self, file: IO[str]) -> None:
         self.file = file
 
-    def write(self, text: str) -> None:
+    def write(self, text: str) -> int:
         if line := text.strip():
             self.file.write(line + "\n")
+        return len(text)
 
     def flush(self) -> None:
         self.file.flush()
@@ -61,8 +68,9 @@ class _NoBars(_Lines):
 
     after_bar = False
 
-    def write(self, text: str) -> None:
+    def write(self, text: str) -> int:
         is_bar = text.startswith("\r") or (self.after_bar and text == "\n")
         self.after_bar = text.startswith("\r")
         if not is_bar:
             self.file.write(text)
+        return len(text)
