@@ -86,6 +86,10 @@ def evaluate(
             name = folder.name
             results = [read_dataset(folder, dataset) for dataset in folder.files]
             scores = {result.dataset: indexed.score(result) for result in results}
+        except (ScopeError, OSError) as error:
+            evaluation.errors.append(str(error))
+            continue
+        try:
             write_results_csv(
                 folder,
                 {
@@ -93,9 +97,8 @@ def evaluate(
                     for key, score in scores.items()
                 },
             )
-        except (ScopeError, OSError) as error:
-            evaluation.errors.append(str(error))
-            continue
+        except OSError as error:
+            evaluation.warnings.append(f"{folder.path}/results.csv: not written ({error.strerror})")
         for result in results:
             if result.missing:
                 evaluation.warnings.append(

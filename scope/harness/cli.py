@@ -3,67 +3,106 @@
 import sys
 from collections.abc import Sequence
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-from scope.attention.patch import patch
 from scope.errors import ScopeError
 from scope.evaluation.evaluate import evaluate
-from scope.evaluation.results import find_result_folders
+from scope.evaluation.results import ResultFolder, find_result_folders
 from scope.evaluation.tables import print_table
 from scope.harness.command_line import parse_command
 from scope.harness.data import load_examples
 from scope.harness.jobs import Job, jobs_of
-from scope.harness.models import load_config, load_model, load_tokenizer
+from scope.harness.models import Models
 from scope.harness.plan import make_plan
-from scope.harness.run import run_job
+from scope.harness.results import ResultFile
+from scope.harness.run import check_job, run_job
+from scope.harness.signals import exit_code, stopped_by_signals
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0, or 2 after one line about bad input."""
+    """Exit code 0; 2 after a line about each thing that was wrong; 128 + n after signal n."""
+    jobs: list[Job] = []
     try:
-        command = parse_command(arguments)
-        jobs = [job for run in command.runs for job in jobs_of(run)]
-        if command.dry_run:
-            _plan(jobs)
-        else:
-            _run(jobs)
+        with stopped_by_signals():
+            command = parse_command(arguments)
+            jobs += [job for run in command.runs for job in jobs_of(run)]
+            _refuse_shared_folders(jobs)
+            return _plan(jobs) if command.dry_run else _run(jobs)
     except ScopeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("stopped; start the same command again to go on", file=sys.stderr)
-        return 130
-    return 0
+    except KeyboardInterrupt as interrupt:
+        print(f"stopped; {_kept(jobs)}start the same command again to go on", file=sys.stderr)
+        return exit_code(interrupt)
 
 
-def _plan(jobs: list[Job]) -> None:
+def _refuse_shared_folders(jobs: list[Job]) -> None:
+    first: dict[object, Job] = {}
     for job in jobs:
-        config, tokenizer = load_config(job.model_path), load_tokenizer(job.model_path)
+        other = first.setdefault(job.folder.resolve(), job)
+        if other is not job:
+            raise ScopeError(
+                f"{other.label} and {job.label} on {job.dataset} would write into one folder, "
+                f"{job.folder}; give each run its own --save_dir"
+            )
+
+
+def _plan(jobs: list[Job]) -> int:
+    models = Models()
+    for job in jobs:
+        config, tokenizer = models.config(job.model_path), models.tokenizer(job.model_path)
         examples = load_examples(job, tokenizer, config.max_position_embeddings)
         plan = make_plan(job, config, [len(example.tokens) for example in examples])
         print("\n".join(plan.lines(job)))
+    return 0
 
 
-def _run(jobs: list[Job]) -> None:
-    loaded: dict[tuple[str, ...], tuple[PreTrainedModel, PreTrainedTokenizerBase]] = {}
-    for job in jobs:
-        key = (job.model_path, job.dtype, job.device, job.attn_implementation)
-        if key not in loaded:
-            loaded.clear()  # one model at a time
-            tokenizer = load_tokenizer(job.model_path)
-            loaded[key] = (load_model(*key), tokenizer)
-        model, tokenizer = loaded[key]
-        with patch(model):
-            run = run_job(job, model, tokenizer)
-        for warning in run["warnings"]:
-            print(f"warning: {warning}", file=sys.stderr)
+def _run(jobs: list[Job]) -> int:
+    """Check all jobs, then run one after the other, then score what is there."""
+    models = Models()
+    for position, job in enumerate(jobs):
+        check_job(job, models, coming=[job.result_file.resolve() for job in jobs[:position]])
+    try:
+        failed = [job for job in jobs if not _run_one(job, models)]
+    except Exception:  # a mistake in the program, whose traceback follows
+        _score(jobs)
+        raise
     _score(jobs)
+    if failed and len(jobs) > 1:
+        names = ", ".join(f"{job.label} on {job.dataset}" for job in failed)
+        print(f"error: not finished: {names}", file=sys.stderr)
+    return 2 if failed else 0
+
+
+def _run_one(job: Job, models: Models) -> bool:
+    """Whether the run came to its end; what stopped it is told, and the next one may do better."""
+    try:
+        run = run_job(job, models)
+    except ScopeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return False
+    for warning in run["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)
+    return True
 
 
 def _score(jobs: list[Job]) -> None:
-    folders = [find_result_folders(job.folder.parent)[0] for job in jobs]
-    evaluation = evaluate({folder.path: folder for folder in folders}.values())
+    folders: dict[object, ResultFolder] = {}
+    for job in jobs:
+        if job.result_file.exists():
+            try:
+                folders[job.folder.parent] = find_result_folders(job.folder.parent)[0]
+            except ScopeError as error:
+                print(f"warning: not scored: {error}", file=sys.stderr)
+    evaluation = evaluate(folders.values())
     if evaluation.rows:
         print_table(evaluation.rows)
     for message in evaluation.errors:
         print(f"warning: not scored: {message}", file=sys.stderr)
+    for message in evaluation.warnings:
+        print(f"warning: {message}", file=sys.stderr)
+
+
+def _kept(jobs: list[Job]) -> str:
+    counts = [count for job in jobs if (count := ResultFile(job.result_file).count())]
+    if not counts:
+        return ""
+    return f"{sum(counts)} finished examples in {len(counts)} result files are kept; "

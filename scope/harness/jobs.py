@@ -69,6 +69,11 @@ class Job:
         return self.folder / f"{self.compression.method}.json"
 
     @property
+    def loading(self) -> tuple[str, str, str, str]:
+        """What the loaded model depends on."""
+        return self.model_path, self.dtype, self.device, self.attn_implementation
+
+    @property
     def label(self) -> str:
         return self.compression.label
 

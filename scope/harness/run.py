@@ -1,133 +1,240 @@
 """Running one job: generate, record, resume, and say what really happened."""
 
-import os
-import platform
-import subprocess
 import time
-from dataclasses import asdict
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from scope.attention.patch import patch
 from scope.errors import ScopeError
 from scope.generation.greedy import Generation, generate
 from scope.generation.session import Session
 from scope.harness.agreement import Agreement, agreement
 from scope.harness.batch import first_batch_size, halving
-from scope.harness.data import Example, file_hash, load_examples
+from scope.harness.data import Example, file_hash, load_examples, select_rows
 from scope.harness.jobs import Job
-from scope.harness.models import eos_token_ids
-from scope.harness.results import ResultFile, RunFile
+from scope.harness.lock import locked
+from scope.harness.models import Models, check_loadable, eos_token_ids
+from scope.harness.progress import progress
+from scope.harness.results import ResultFile, RunFile, check_writable
+from scope.harness.starts import new_start, speed
+from scope.harness.summary import idle_compression, totals
 from scope.longgenbench.build import read_meta
 
 
-def run_job(job: Job, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+def check_job(job: Job, models: Models, coming: Collection[Path] = ()) -> None:
+    """See that a job can be run, as far as that can be seen without its weights.
+
+    Args:
+        job: what is to be run.
+        models: the command's.
+        coming: result files that will be there when the job begins.
+
+    Raises:
+        ScopeError: for bad input, or a result folder of another configuration.
+    """
+    found = _Found.look(job, _examples(job, models))
+    if found.finished:
+        return
+    check_loadable(job.model_path, job.attn_implementation)
+    if job.compare_with is not None and job.compare_with.resolve() not in coming:
+        found.reference_texts()
+    check_writable(job.folder)
+
+
+def run_job(job: Job, models: Models) -> dict[str, Any]:
     """Generate what is missing of a job's results.
 
     Each example is written as it ends, and the lines are put in order in the end. The batch has one
     size and slots for every prompt, whatever is done already, so an interrupted run gives the same
-    file as one that ran through; `Session` says what is left to rounding.
+    file as one that ran through; `Session` says what is left to rounding. Where nothing is missing,
+    nothing is loaded or written. A run of more examples than before goes on; one of fewer leaves
+    those that are there.
 
     Args:
         job: what to run.
-        model: patched, on the job's device.
-        tokenizer: the model's.
+        models: the command's.
 
     Returns:
         What run.json holds in the end.
 
     Raises:
-        ScopeError: for bad input, or a result folder of another configuration.
+        ScopeError: for bad input, a result folder of another configuration or in use, or one that
+            cannot be written.
     """
-    examples = load_examples(job, tokenizer, model.config.max_position_embeddings)
-    run_file, result_file = RunFile(job.folder / "run.json"), ResultFile(job.result_file)
+    examples = _examples(job, models)
+    found = _Found.look(job, examples)
+    if found.finished:
+        return found.run
+    with locked(job.folder), patch(models.model(*job.loading)) as model:
+        found = _Found.look(job, examples)  # another process may have held the folder until now
+        _complete(found, model, models.tokenizer(job.model_path))
+    return found.run
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a result folder holds of a job, before anything is done.
+
+    Attributes:
+        job: what is to be run.
+        examples: all that it asks for.
+        run: what run.json holds.
+        rows: the ``index`` of every example that is done, line by line.
+    """
+
+    job: Job
+    examples: list[Example]
+    run: dict[str, Any]
+    rows: list[int]
+
+    @classmethod
+    def look(cls, job: Job, examples: list[Example]) -> "_Found":
+        run = RunFile(job.folder / "run.json").open(_config(job))
+        all_rows = select_rows(replace(job, max_num_examples=None))
+        rows = ResultFile(job.result_file).done([index for index, _ in all_rows])
+        return cls(job, examples, run, rows)
+
+    @property
+    def missing(self) -> bool:
+        """Whether an example that is asked for has to be generated."""
+        return not {example.index for example in self.examples} <= set(self.rows)
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do."""
+        return (
+            not self.missing
+            and self.rows == sorted(self.rows) == self.run.get("data", {}).get("rows")
+            and "warnings" in self.run
+            and "mean_prompt_tokens" in self.run.get("metrics", {})
+            and not self.to_compare
+        )
+
+    @property
+    def to_compare(self) -> bool:
+        """Whether the closeness to the full cache is still to be measured."""
+        measured = self.run.get("metrics", {}).get("agreement", {}).get("compared_with")
+        return self.job.compare_with is not None and (
+            self.missing or measured != str(self.job.compare_with)
+        )
+
+    def reference_texts(self) -> list[list[int]] | None:
+        """What the full cache wrote after each prompt, where that is to be compared."""
+        if not self.to_compare:
+            return None
+        path = self.job.compare_with
+        if not path.is_file():
+            raise ScopeError(f"--compare_with {path}: no such file")
+        try:
+            records = {record["index"]: record for record in ResultFile(path).records()}
+            return [records[example.index]["generated_ids"] for example in self.examples]
+        except (ValueError, KeyError, TypeError):
+            raise ScopeError(
+                f"--compare_with {path}: expected a finished result file of this program on the "
+                "same data file"
+            ) from None
+
+
+def _examples(job: Job, models: Models) -> list[Example]:
+    context_length = models.config(job.model_path).max_position_embeddings
+    return load_examples(job, models.tokenizer(job.model_path), context_length)
+
+
+def _config(job: Job) -> dict[str, Any]:
+    """The job's configuration, with the content of its files."""
     config = job.config() | {"data_sha256": file_hash(job.data_file)}
-    run = run_file.open(config)
-    indices = [example.index for example in examples]
-    done = result_file.resume(indices)
-    metrics = run.setdefault("metrics", {})
-    compared = metrics.get("agreement", {}).get("compared_with")
-    reference = None
-    if job.compare_with is not None and compared != str(job.compare_with):
-        reference = _reference_texts(job.compare_with, examples)
+    if job.instruction_file is not None:
+        config["instruction_sha256"] = file_hash(job.instruction_file)
+    return config
+
+
+def _complete(found: _Found, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Do what is missing, and bring run.json up to date."""
+    job, run, examples = found.job, found.run, found.examples
+    run["label"] = job.label
+    run_file, result_file = RunFile(job.folder / "run.json"), ResultFile(job.result_file)
+    reference = found.reference_texts()
+    rows = sorted({example.index for example in examples} | set(found.rows))
     run["data"] = {
         "file": str(job.data_file),
-        "sha256": config["data_sha256"],
-        "rows": indices,
+        "sha256": file_hash(job.data_file),
+        "rows": rows,
         "meta": read_meta(job.data_file),
     }
+    metrics = run.setdefault("metrics", {})
     torch.manual_seed(job.seed)
-    if len(done) < len(examples):
-        run["environment"] = _environment(job)
+    if found.missing:
+        run["config"] = _config(job)
+        metrics.pop("agreement", None)  # it will be of more examples
+        run.setdefault("starts", []).append(new_start(job))
         run_file.write(run)
-        metrics |= _generate_all(job, model, tokenizer, examples, done, result_file)
-        run_file.write(run)
-    result_file.sort(indices)
+        result_file.cut()
+        _generate_all(found, model, tokenizer, run_file, result_file)
+    result_file.sort(rows)
     records = result_file.records()
-    metrics |= _summary(records)
-    run["warnings"] = _warnings(job, records)
+    metrics |= totals(records)
+    run["warnings"] = idle_compression(job, records)
     if reference is not None:
         metrics["agreement"] = _agreement(job, model, examples, reference)
     run_file.write(run)
-    return run
 
 
 def _generate_all(
-    job: Job,
+    found: _Found,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    examples: list[Example],
-    written: set[int],
+    run_file: RunFile,
     result_file: ResultFile,
-) -> dict[str, Any]:
+) -> None:
+    job, run, examples = found.job, found.run, found.examples
     end_tokens = eos_token_ids(model, tokenizer, job.eos)
     prompts = [example.tokens for example in examples]
-    done = {i for i, example in enumerate(examples) if example.index in written}
+    done = {i for i, example in enumerate(examples) if example.index in found.rows}
     batch_size = first_batch_size(job, model, prompts)
-    speed, generated, kv_bytes = _Speed(), 0, 0
+    watch, finished = _Stopwatch(), 0
+    start, metrics = run["starts"][-1], run["metrics"]
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(model.device)
-    with tqdm(
-        total=len(examples), initial=len(done), desc=f"{job.label} {job.dataset}", unit="prompt"
-    ) as bar:
+    with progress(f"{job.label} {job.dataset}", len(examples), len(done)) as bar:
 
         def count(tokens: int) -> None:
-            speed.tokens += tokens
-            bar.set_postfix_str(f"{speed.tokens_per_second:.1f} tokens/s", refresh=False)
+            watch.tokens += tokens
+            bar.set_postfix_str(f"{watch.tokens_per_second:.1f} tokens/s", refresh=False)
             bar.update(0)
 
+        def note(session: Session) -> None:
+            start["tokens"], start["seconds"] = watch.tokens, round(watch.seconds, 3)
+            start["batch_size"] = metrics["batch_size"] = session.batch_size
+            metrics["kv_bytes_per_sequence"] = session.cache.kv_bytes // session.batch_size
+            if model.device.type == "cuda":
+                peak = torch.cuda.max_memory_allocated(model.device)
+                metrics["peak_memory_bytes"] = max(peak, metrics.get("peak_memory_bytes", 0))
+            metrics.update(speed(run["starts"]))
+            run_file.write(run)
+
         def generate_rest(batch_size: int) -> None:
-            nonlocal generated, kv_bytes
-            speed.tokens = generated  # what running out of memory has cut off is lost
+            nonlocal finished
+            watch.tokens = finished  # what running out of memory has cut off is lost
             session = Session(model, job.compression, prompts, job.max_new_tokens, batch_size)
-            with speed:
+            with watch:
                 for i, generation in generate(
                     session, job.max_new_tokens, end_tokens, job.min_new_tokens, count, done
                 ):
                     result_file.append(_record(examples[i], generation, tokenizer))
                     done.add(i)
-                    generated += len(generation.tokens)
+                    finished += len(generation.tokens)
                     bar.update()
-            kv_bytes = session.cache.kv_bytes // batch_size
+                    note(session)
 
-        batch_size = halving(batch_size, generate_rest)
-    memory = {}
-    if model.device.type == "cuda":
-        memory = {"peak_memory_bytes": torch.cuda.max_memory_allocated(model.device)}
-    return {
-        "batch_size": batch_size,
-        "kv_bytes_per_sequence": kv_bytes,
-        "generated_tokens": speed.tokens,
-        "seconds": round(speed.seconds, 3),
-        "tokens_per_second": round(speed.tokens_per_second, 2),
-    } | memory
+        halving(batch_size, generate_rest)
 
 
-class _Speed:
+class _Stopwatch:
     """Counts tokens, and the time inside its ``with`` blocks."""
 
     def __init__(self) -> None:
@@ -167,46 +274,6 @@ def _record(
     }
 
 
-def _summary(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Totals of what the caches did, over all examples and averaged over layers."""
-    caches = [record["cache"] for record in records]
-
-    def mean(key: str) -> float:
-        values = [value for cache in caches for value in cache[key]]
-        return round(sum(values) / len(values), 2)
-
-    return {
-        "mean_prompt_tokens": sum(cache["prompt_tokens"] for cache in caches) / len(caches),
-        "mean_prompt_kept": mean("prompt_kept"),
-        "mean_decode_evicted": mean("decode_evicted"),
-        "mean_selections": mean("selections"),
-        "peak_physical_length": max(max(cache["peak"]) for cache in caches),
-    }
-
-
-def _warnings(job: Job, records: list[dict[str, Any]]) -> list[str]:
-    """Compression that was asked for and never acted."""
-    caches = [record["cache"] for record in records]
-    warnings = []
-    if job.compression.method != "ALLKV":
-        whole = sum(max(c["prompt_kept"]) >= c["prompt_tokens"] for c in caches)
-        if whole:
-            warnings.append(
-                f"{job.compression.method} kept all of the prompt in {whole} of {len(caches)} "
-                f"examples: no longer than max_capacity_prompts "
-                f"{job.compression.options.get('max_capacity_prompt')}"
-            )
-    if job.compression.decoding_metric != "None":
-        idle = sum(max(c["decode_evicted"]) == 0 for c in caches)
-        if idle:
-            warnings.append(
-                f"{job.compression.decoding_metric} evicted nothing in {idle} of {len(caches)} "
-                f"examples: output too short for decoding_window_size "
-                f"{job.compression.options.get('decoding_window_size')}"
-            )
-    return warnings
-
-
 def _agreement(
     job: Job, model: PreTrainedModel, examples: list[Example], texts: list[list[int]]
 ) -> dict[str, Any]:
@@ -214,9 +281,7 @@ def _agreement(
     predictions = max(map(len, texts)) * model.config.vocab_size * model.dtype.itemsize
     batch_size = first_batch_size(job, model, prompts, extra_bytes=predictions)
     total, done = Agreement(), 0
-    with tqdm(
-        total=len(examples), desc=f"{job.label} against the full cache", unit="prompt"
-    ) as bar:
+    with progress(f"{job.label} against the full cache", len(examples)) as bar:
 
         def compare_rest(batch_size: int) -> None:
             nonlocal total, done
@@ -230,40 +295,3 @@ def _agreement(
 
         halving(batch_size, compare_rest)
     return {"compared_with": str(job.compare_with)} | total.summary()
-
-
-def _reference_texts(path: Path, examples: list[Example]) -> list[list[int]]:
-    try:
-        records = {record["index"]: record for record in ResultFile(path).records()}
-        return [records[example.index]["generated_ids"] for example in examples]
-    except OSError as error:
-        raise ScopeError(f"--compare_with {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
-        raise ScopeError(
-            f"--compare_with {path}: expected a finished result file of this program on the same "
-            "data file"
-        ) from None
-
-
-def _environment(job: Job) -> dict[str, Any]:
-    name = f"{os.cpu_count()} cores of {platform.machine()}"
-    if job.device.startswith("cuda"):
-        name = torch.cuda.get_device_name(job.device)
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "device": name,
-        "threads": torch.get_num_threads(),
-        "git_commit": _git_commit(),
-    }
-
-
-def _git_commit() -> str | None:
-    """This program's, where it runs from a git repository and git is installed."""
-    command, folder = ["git", "rev-parse", "HEAD"], Path(__file__).parent
-    try:
-        process = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    except OSError:
-        return None
-    return process.stdout.strip() or None

@@ -56,7 +56,8 @@ def render_prompt(
         tokenizer: read by ``chat`` only.
 
     Raises:
-        ScopeError: unknown style, or ``chat`` for a tokenizer without a chat template.
+        ScopeError: unknown style, or ``chat`` for a tokenizer without a chat template or with a
+            broken one.
     """
     plain = f"{instruction}\n\n{prompt}" if instruction else prompt
     if style == "plain":
@@ -65,7 +66,16 @@ def render_prompt(
         if tokenizer is None or tokenizer.chat_template is None:
             raise ScopeError("this model's tokenizer has no chat template; use the plain prompt")
         message = [{"role": "user", "content": plain}]
-        return tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+        try:
+            return tokenizer.apply_chat_template(
+                message, tokenize=False, add_generation_prompt=True
+            )
+        except Exception as error:  # a template is a program that came with the model
+            reason = " ".join(str(error).split())
+            raise ScopeError(
+                f"the chat template of {tokenizer.name_or_path} fails ({reason}); mend it there, "
+                "or use --prompt_style plain"
+            ) from error
     if style == "upstream":
         name = model_path.lower()
         wrapped = f"<<SYS>>\n {instruction} \n<</SYS>>\n\n{prompt}"

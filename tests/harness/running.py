@@ -36,3 +36,12 @@ def instruction_file(folder: Path) -> Path:
 def read(path: Path) -> list[dict[str, Any]]:
     """The records of a result file or data file."""
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def one_error(code: int, error: str) -> str:
+    """The one line that a command with bad input ends with."""
+    lines = [line for line in error.splitlines() if line.startswith("error: ")]
+    assert code == 2
+    assert len(lines) == 1
+    assert "Traceback" not in error
+    return lines[0]

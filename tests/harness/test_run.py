@@ -72,8 +72,8 @@ def test_half_written_line_is_done_again(run: Run) -> None:
     run()
     assert result.read_bytes() == whole
     metrics = json.loads(result.with_name("run.json").read_text())["metrics"]
-    again = [json.loads(lines[row])["generated_tokens"] for row in (0, 2, 4)]
-    assert metrics["generated_tokens"] == sum(again)
+    tokens = [json.loads(line)["generated_tokens"] for line in lines]
+    assert metrics["generated_tokens"] == sum(tokens) + tokens[0] + tokens[2] + tokens[4]
 
 
 def test_killed_before_the_lines_were_put_in_order(run: Run) -> None:
@@ -89,17 +89,17 @@ def test_killed_before_the_lines_were_put_in_order(run: Run) -> None:
     ("rows", "message"),
     [
         ((0, 2, 0), "line 3: holds example 0 again"),
-        ((4, 3), "line 1: holds example 4, which is not to be run"),
+        ((2, 4), "line 2: holds example 4, which is not to be run"),
     ],
 )
 def test_line_of_another_example_stops_with_its_number(
     rows: tuple[int, ...], message: str, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    result = run(max_num_examples=4) / "H2O.json"
+    result = run(drop_rows=4) / "H2O.json"
     lines = (run("all") / "H2O.json").read_bytes().splitlines(keepends=True)
     result.write_bytes(b"".join(lines[row] for row in rows))
     with pytest.raises(AssertionError):
-        run(max_num_examples=4)
+        run(drop_rows=4)
     assert message in capsys.readouterr().err
 
 
@@ -122,7 +122,7 @@ def test_finished_run_is_left_alone(run: Run) -> None:
     folder = run()
     before = {path: path.stat().st_mtime_ns for path in folder.glob("H2O.json")}
     described = json.loads((folder / "run.json").read_text())
-    described["environment"]["torch"] = "of the day it ran"
+    described["starts"][0]["versions"]["torch"] = "of the day it ran"
     (folder / "run.json").write_text(json.dumps(described))
     run()
     assert {path: path.stat().st_mtime_ns for path in folder.glob("H2O.json")} == before
@@ -132,7 +132,7 @@ def test_finished_run_is_left_alone(run: Run) -> None:
 def test_without_git(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     described = json.loads((run() / "run.json").read_text())
-    assert described["environment"]["git_commit"] is None
+    assert described["starts"][0]["versions"]["git_commit"] is None
 
 
 def test_killed_before_the_metrics_were_written(run: Run) -> None:
