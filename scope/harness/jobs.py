@@ -32,6 +32,18 @@ _PUBLISHED_PROMPT_LIMITS = {
 }
 
 
+_LEAST = {
+    "batch_size": 1,
+    "max_new_tokens": 1,
+    "max_num_examples": 1,
+    "max_prompt_tokens": 1,
+    "K": 1,
+    "min_new_tokens": 0,
+    "drop_rows": 0,
+    "seed": 0,
+}
+
+
 @dataclass(frozen=True)
 class Job:
     """One data file under one configuration, with nothing left open.
@@ -93,15 +105,11 @@ def jobs_of(run: RunConfig) -> list[Job]:
     """
     if not run.use_cache:
         raise ScopeError("--use_cache false: compression happens in the cache; leave it true")
-    for name, least in {
-        "batch_size": 1,
-        "max_new_tokens": 1,
-        "max_num_examples": 1,
-        "K": 1,
-    }.items():
+    for name, least in _LEAST.items():
         value = getattr(run, name)
-        if isinstance(value, int) and value < least:
-            raise ScopeError(f"--{name} is {value}; it must be at least {least}")
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int) and number < least:
+                raise ScopeError(f"--{name} is {number}; it must be at least {least}")
     return [_job(run, dataset) for dataset in _datasets(run)]
 
 
@@ -126,16 +134,24 @@ def _datasets(run: RunConfig) -> list[str]:
 
 
 def _check_device(name: str) -> None:
+    expected = "expected cuda, cuda:1 ... or cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ScopeError(
-            f"--device {name}: torch knows no such device; expected cuda, cuda:1 ... or cpu"
-        ) from None
+        raise ScopeError(f"--device {name}: torch knows no such device; {expected}") from None
+    if device.type == "cpu" and (device.index or 0) > 0:
+        raise ScopeError(f"--device {name}: torch has one cpu; use --device cpu")
+    if device.type == "meta":
+        raise ScopeError(f"--device {name}: nothing is computed there; {expected}")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ScopeError(f"--device {name}: torch sees no GPU here; use --device cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ScopeError(f"--device {name}: torch sees {torch.cuda.device_count()} GPUs here")
+    if device.type not in ("cuda", "cpu"):
+        try:
+            torch.empty(1, device=device)
+        except (RuntimeError, AssertionError, NotImplementedError, ImportError):
+            raise ScopeError(f"--device {name}: not available here; {expected}") from None
 
 
 def _job(run: RunConfig, dataset: str) -> Job:
@@ -149,6 +165,13 @@ def _job(run: RunConfig, dataset: str) -> Job:
     device = run.device or ("cuda" if torch.cuda.is_available() else "cpu")
     _check_device(device)
     dtype = "float16" if upstream else "float32" if device == "cpu" else "bfloat16"
+    max_new_tokens = run.max_new_tokens or _max_new_tokens(run.K, dataset, upstream)
+    min_new_tokens = _or(run.min_new_tokens, 1 if upstream else 0)
+    if min_new_tokens > max_new_tokens:
+        raise ScopeError(
+            f"--min_new_tokens {min_new_tokens} is more than the {max_new_tokens} new tokens that "
+            "there may be; lower it or raise --max_new_tokens"
+        )
     drop_rows = _PUBLISHED_MMLU_DROPS if upstream and dataset == "mmlu" else ()
     return Job(
         model_path=run.model_path,
@@ -156,8 +179,8 @@ def _job(run: RunConfig, dataset: str) -> Job:
         data_file=data_file,
         folder=save_dir / f"{model_name}_{capacity}" / dataset,
         compression=compression,
-        max_new_tokens=run.max_new_tokens or _max_new_tokens(run.K, dataset, upstream),
-        min_new_tokens=_or(run.min_new_tokens, 1 if upstream else 0),
+        max_new_tokens=max_new_tokens,
+        min_new_tokens=min_new_tokens,
         batch_size=run.batch_size,
         dtype=run.dtype or dtype,
         device=device,

@@ -34,16 +34,12 @@ def idle_compression(job: Job, records: list[dict[str, Any]]) -> list[str]:
                 f"examples: no longer than max_capacity_prompts "
                 f"{options['max_capacity_prompt']}"
             )
-    if job.compression.decoding_score is not None:
+    if "decoding_window_size" in options:
         idle = sum(max(c["decode_evicted"]) == 0 for c in caches)
         if idle:
             warnings.append(
                 f"{job.compression.decoding_metric} evicted nothing in {idle} of {len(caches)} "
-                f"examples: output too short for its budget"
-                + (
-                    f" of {options['decoding_window_size']}"
-                    if "decoding_window_size" in options
-                    else ""
-                )
+                f"examples: output too short for decoding_window_size "
+                f"{options['decoding_window_size']}"
             )
     return warnings

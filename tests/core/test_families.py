@@ -9,12 +9,19 @@ from scope import Compression, ScopeError, SlotCache, patch
 from scope.attention.support import check_config
 from scope.generation.greedy import generate
 from scope.generation.session import Session
-from tests.core.tiny import OTHER_FAMILIES, SLIDING_WINDOW, left_padded, random_tokens, tiny_model
+from tests.core.tiny import (
+    OTHER_FAMILIES,
+    SLIDING_WINDOW,
+    compression_of,
+    left_padded,
+    random_tokens,
+    tiny_model,
+)
 
 STEPS = 8
 PROMPTS = [random_tokens(length, seed=length) for length in (SLIDING_WINDOW + 9, 9, 14)]
 ROOM = Compression("ALLKV", "None")
-TIGHT = Compression("SnapKV", "slide", 10, 3, decoding_window_size=4, decoding_recent_size=2)
+TIGHT = compression_of("SnapKV", "slide", 10, 3, 4, 2)
 FAMILIES = [
     (name, implementation)
     for name in OTHER_FAMILIES

@@ -9,7 +9,7 @@ Run = Callable[..., Path]
 
 
 def arguments_of(model: Path, data: Path, save_dir: Path, **options: Any) -> list[str]:
-    """A run with small budgets, and options that come last."""
+    """A run with small budgets, and options that come last; None takes one back."""
     settings = {
         "model_path": model,
         "data_file": data,
@@ -24,7 +24,22 @@ def arguments_of(model: Path, data: Path, save_dir: Path, **options: Any) -> lis
         "device": "cpu",
         "instruction_file": instruction_file(data.parent),
     } | options
-    return [text for key, value in settings.items() for text in (f"--{key}", str(value))]
+    return [
+        text
+        for key, value in settings.items()
+        if value is not None
+        for text in (f"--{key}", str(value))
+    ]
+
+
+# Takes the options of `arguments_of` back that the full cache does not read.
+FULL = {
+    "method": "ALLKV",
+    "decoding_metric": "None",
+    "max_capacity_prompts": None,
+    "decoding_window_size": None,
+    "decoding_recent_size": None,
+}
 
 
 def instruction_file(folder: Path) -> Path:

@@ -10,16 +10,15 @@ import torch
 from torch import Tensor
 
 from scope import ScopeError, patch
-from scope.cache.plan import slots_needed
+from scope.cache.plan import CachePlan
 from scope.generation.greedy import generate
 from scope.generation.session import Session
 from scope.harness import batch
 from scope.harness.batch import first_batch_size, halving
-from scope.harness.config import parse_command
+from scope.harness.command_line import parse_command
 from scope.harness.jobs import Job, jobs_of
-from scope.harness.plan import row_bytes
 from tests.core.tiny import VOCABULARY, random_tokens, tiny_model
-from tests.harness.running import Run, read
+from tests.harness.running import FULL, Run, read
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 PROMPTS = [random_tokens(length, seed=length) for length in (30, 12, 21)]
@@ -75,7 +74,7 @@ def test_runs_out_of_memory_and_goes_on(
 def test_comparison_runs_out_of_memory_and_goes_on(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    full = run("full", method="ALLKV", decoding_metric="None") / "ALLKV.json"
+    full = run("full", **FULL) / "ALLKV.json"
     found = []
     for name, most_rows in (("undisturbed", 5), ("disturbed", 1)):
         folder = run(name, batch_size=3)  # so that only the comparison is disturbed
@@ -153,26 +152,28 @@ def test_bytes_of_a_row_are_exact(fidelity: str, dtype: str) -> None:
     job = job_of(fidelity=fidelity, dtype=dtype, method="H2O")
     model = tiny_model("gqa", dtype=getattr(torch, dtype))
     lengths = [len(prompt) for prompt in PROMPTS]
-    slots = slots_needed(job.compression, 12, 3, lengths)
+    plan = CachePlan.make(model.config, job.compression.recipe(12), 12, lengths)
     # Beside the slots: attention logits of four heads, and those of the vocabulary twice.
-    logits = 4 * 4 * max(slots) + VOCABULARY * (4 + model.dtype.itemsize)
+    logits = 4 * 4 * max(plan.slots) + VOCABULARY * (4 + model.dtype.itemsize)
     with patch(model):
         session = Session(model, job.compression, PROMPTS, 12)
         session.prefill()
     held = [
         part.nbytes
         for layer in session.cache.layers
-        for part in vars(layer).values()
+        for part in (*vars(layer).values(), *layer.state.values())
         if isinstance(part, Tensor)
     ]
-    assert sum(held) == len(PROMPTS) * (row_bytes(job, model.config, slots) - logits)
+    assert sum(held) == len(PROMPTS) * (plan.row_bytes(model.dtype) - logits)
+    assert session.cache.kv_bytes == len(PROMPTS) * plan.kv_bytes(model.dtype)
 
 
 @pytest.mark.parametrize(("rows", "expected"), [(0.5, 1), (1.0, 2), (1.9, 2), (2.0, 3), (9.0, 3)])
 def test_as_many_rows_as_fit(rows: float, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
     job, model = job_of(), tiny_model("gqa")
-    slots = slots_needed(job.compression, 12, 3, [len(prompt) for prompt in PROMPTS])
-    row = row_bytes(job, model.config, slots)
+    lengths = [len(prompt) for prompt in PROMPTS]
+    plan = CachePlan.make(model.config, job.compression.recipe(12), 12, lengths)
+    row = plan.row_bytes(model.dtype)
     monkeypatch.setattr(batch, "_room_beside_one", lambda *args: round(rows * row))
     assert first_batch_size(job, model, PROMPTS) == expected
     # Where each takes as much again, the first one too, half as many fit.

@@ -16,13 +16,35 @@ from tests.harness.running import arguments_of, one_error
     [
         ({"method": "SnapKv2"}, "unknown method 'SnapKv2'; expected one of ALLKV, SnapKV"),
         ({"decoding_metric": "glide"}, "unknown decoding_metric 'glide'; expected one of None"),
-        ({"decoding_recent_size": 512}, "decoding_recent_size 512 leaves no room"),
-        ({"decoding_recent_size": 0}, "decoding_recent_size is 0"),
+        (
+            {"decoding_metric": "slide", "decoding_recent_size": 512},
+            "decoding_recent_size 512 leaves no room",
+        ),
+        ({"decoding_metric": "slide", "decoding_recent_size": 0}, "decoding_recent_size 0 leaves"),
+        ({"decoding_metric": "slide", "decoding_window_size": -4}, "decoding_window_size is -4"),
+        ({"decoding_window_size": 4}, "decoding_window_size is not an option of ALLKV+None"),
+        ({"decoding_metric": "slm", "decoding_score": "current"}, "decoding_score is not an"),
+        ({"decoding_metric": "slide", "delta": 3}, "delta is not an option of ALLKV+slide"),
+        (
+            {"decoding_metric": "adaptive", "delta": -3, "fidelity": "upstream"},
+            "delta is -3; it must be at least 1",
+        ),
+        ({"method": "H2O", "max_capacity_prompts": -1}, "max_capacity_prompt is -1"),
+        ({"method": "H2O", "max_capacity_prompts": 10**12}, "expected a whole number of at most"),
+        ({"drop_rows": -1}, "--drop_rows is -1; it must be at least 0"),
+        ({"min_new_tokens": -1}, "--min_new_tokens is -1; it must be at least 0"),
+        ({"min_new_tokens": 9}, "--min_new_tokens 9 is more than the 8 new tokens"),
+        ({"max_prompt_tokens": 0}, "--max_prompt_tokens is 0; it must be at least 1"),
+        ({"seed": -1}, "--seed is -1; it must be at least 0"),
+        ({"seed": 10**20}, "expected a whole number of at most"),
+        ({"device": "cpu:3"}, "--device cpu:3: torch has one cpu; use --device cpu"),
+        ({"device": "meta"}, "--device meta: nothing is computed there; expected cuda"),
+        ({"device": "mps"}, "--device mps: not available here; expected cuda"),
         ({"window_size": 2048, "method": "H2O"}, "window_size 2048 leaves no room"),
-        ({"kernel_size": 4}, "kernel_size is 4; it must be odd"),
-        ({"pooling": "median"}, "invalid choice: 'median'"),
+        ({"method": "SnapKV", "kernel_size": 4}, "kernel_size is 4; it must be odd"),
+        ({"method": "SnapKV", "pooling": "median"}, "invalid choice: 'median'"),
         ({"batch_size": 0}, "--batch_size is 0"),
-        ({"batch_size": "many"}, "expected a number or auto, not 'many'"),
+        ({"batch_size": "many"}, "batch_size is 'many'; expected a whole number or auto"),
         ({"use_cache": "false"}, "--use_cache false"),
         ({"fidelity": "exact"}, "unknown fidelity preset 'exact'; expected paper or upstream"),
         ({"fidelity.cached_heads": "all"}, "fidelity.cached_heads is 'all'; expected one of kv"),
@@ -56,6 +78,8 @@ def test_bad_option(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    if options.get("device") == "mps" and torch.backends.mps.is_available():
+        pytest.skip("it is there")
     if torch.cuda.is_available() and options.keys() & {"attn_implementation", "device"}:
         pytest.skip("a GPU and flash-attn may be there")
     settings = {
@@ -108,7 +132,10 @@ def test_bad_data_file(
         ("model_path: [", "while parsing"),
         ("model_path: m\nmetod: H2O\n", "unknown option 'metod'"),
         ("model_path: m\nruns: 3\n", "`runs` must be a list"),
-        ("model_path: m\nbatch_size: many\n", "batch_size is 'many'; expected number or auto"),
+        (
+            "model_path: m\nbatch_size: many\n",
+            "batch_size is 'many'; expected a whole number or auto",
+        ),
         ("model_path: m\npooling: median\n", "pooling is 'median'; expected one of maxpool"),
         ("model_path: m\nfidelity.sinks: 4\n", "unknown fidelity switch 'sinks'"),
         ("model_path: m\n3: H2O\n", "unknown option '3'"),

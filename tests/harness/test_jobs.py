@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from scope import ScopeError
 from scope.cache.schedule import Schedule
-from scope.harness.config import parse_command
+from scope.harness.command_line import parse_command
 from scope.harness.jobs import Job, jobs_of
 
 ROOT = Path(__file__).parents[2]
@@ -35,11 +36,11 @@ def test_published_setting_4k() -> None:
         assert job.prompt_style == "upstream"
         assert job.eos == "tokenizer"
         assert job.max_prompt_tokens == 130000
-        compression = job.compression
-        settings = compression.window_size, compression.kernel_size, compression.pooling
-        assert settings == (8, 7, "maxpool")
+        assert job.compression.options["window_size"] == 8
+        assert job.compression.options["decoding_recent_size"] == 256
     deltas = {
-        name: job.compression.strategy(job.max_new_tokens).delta for name, job in found.items()
+        name: job.compression.recipe(job.max_new_tokens).strategy.pace
+        for name, job in found.items()
     }
     assert deltas == {"gsm8k": 15, "mmlu": 15, "csqa": 30}
 
@@ -51,12 +52,12 @@ def test_published_setting_4k() -> None:
 def test_published_delta(method: str, window: int, delta: int) -> None:
     options = ("--method", method, "--decoding_window_size", str(window))
     job = jobs("--fidelity", "upstream", *options, "--decoding_metric", "adaptive")["gsm8k"]
-    assert job.compression.strategy(job.max_new_tokens).delta == delta
+    assert job.compression.recipe(job.max_new_tokens).strategy.pace == delta
 
 
 def test_published_streamingllm_window() -> None:
     job = jobs("--fidelity", "upstream", "--method", "StreamingLLM")["gsm8k"]
-    assert job.compression.window_size == 1024
+    assert job.compression.recipe(1).compressor.sinks(2048) == 2048 - 1024
 
 
 def test_published_8k() -> None:
@@ -69,10 +70,14 @@ def test_single_constants_are_overridden() -> None:
     job = jobs(
         *("--fidelity", "upstream", "--dtype", "bfloat16", "--min_new_tokens", "0"),
         *("--max_new_tokens", "100", "--prompt_style", "plain", "--eos", "model"),
-        *("--window_size", "16", "--fidelity.causal_prefill_scores", "true"),
+        *("--method", "SnapKV", "--window_size", "16", "--fidelity.causal_prefill_scores", "true"),
     )["gsm8k"]
     assert (job.dtype, job.min_new_tokens, job.max_new_tokens) == ("bfloat16", 0, 100)
-    assert (job.prompt_style, job.eos, job.compression.window_size) == ("plain", "model", 16)
+    assert (job.prompt_style, job.eos, job.compression.options["window_size"]) == (
+        "plain",
+        "model",
+        16,
+    )
     assert job.compression.fidelity.causal_prefill_scores is True
     assert job.compression.fidelity.cached_heads == "query"
 
@@ -84,9 +89,72 @@ def test_paper_setting() -> None:
     assert (job.drop_rows, job.min_new_tokens, job.prompt_style) == ((), 0, "plain")
     assert job.label == "H2O+None"
     assert str(job.result_file) == (
-        "results/runs/H2O+None_decoding_window_512_recent_window_256/"
-        "llama-3.1-8b-instruct_2048/mmlu/H2O.json"
+        "results/runs/H2O+None/llama-3.1-8b-instruct_2048/mmlu/H2O.json"
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "folder"),
+    [
+        ("", "ALLKV+None/llama-3.1-8b-instruct_full"),
+        ("--K 60", "ALLKV+None_K_60/llama-3.1-8b-instruct_full"),
+        (
+            "--method H2O --decoding_metric slide --max_capacity_prompts 99",
+            "H2O+slide_decoding_window_512_recent_window_256/llama-3.1-8b-instruct_99",
+        ),
+        (
+            "--decoding_metric slide --decoding_score random --seed 7 --decoding_window_size 20",
+            "ALLKV+slide_decoding_window_20_recent_window_10_score_random_seed_7/"
+            "llama-3.1-8b-instruct_full",
+        ),
+        (
+            "--decoding_metric slm --dtype float16 --max_new_tokens 5 --drop_rows 1 2",
+            "ALLKV+slm_decoding_window_512_drop_rows_1-2_max_new_tokens_5_dtype_float16/"
+            "llama-3.1-8b-instruct_full",
+        ),
+        (
+            "--method SnapKV --budget pyramid --kernel_size 5 --fidelity upstream "
+            "--fidelity.cached_heads kv",
+            "SnapKV+None_budget_pyramid_kernel_size_5_fidelity_upstream_cached_heads_kv/"
+            "llama-3.1-8b-instruct_2048",
+        ),
+    ],
+)
+def test_every_setting_has_its_folder(options: str, folder: str) -> None:
+    job = jobs(*options.split(), "--dataset", "gsm8k")["gsm8k"]
+    assert str(job.folder) == f"results/runs/{folder}/gsm8k"
+
+
+def test_paths_of_one_name_have_folders_of_their_own() -> None:
+    first, other = (
+        jobs("--dataset", "gsm8k", "--instruction_file", path)["gsm8k"].folder
+        for path in ("a/instructions.json", "b/instructions.json")
+    )
+    assert first != other
+
+
+def test_shared_options_are_taken_where_they_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "grid.yaml"
+    path.write_text(
+        "dataset: gsm8k\nmax_capacity_prompts: 99\ndecoding_score: cumulative\nruns:\n"
+        "  - {method: ALLKV}\n  - {method: H2O}\n  - {method: H2O, decoding_metric: slide}\n"
+        "  - {method: ALLKV, decoding_metric: slm}\n"
+    )
+    model = ["--model_path", "m", "--device", "cpu", "--kernel_size", "3"]
+    runs = parse_command(["--config", str(path), *model]).runs
+    assert [run.compression.label for run in runs] == [
+        "ALLKV+None",
+        "H2O+None",
+        "H2O+slide (cumulative)",
+        "ALLKV+slm",
+    ]
+    assert [run.compression.options.get("max_capacity_prompt") for run in runs] == [
+        None, 99, 99, None
+    ]  # fmt: skip
+    path.write_text("runs:\n  - {method: ALLKV, max_capacity_prompts: 99}\n")
+    [run] = parse_command(["--config", str(path), *model]).runs
+    with pytest.raises(ScopeError, match="max_capacity_prompt is not an option of ALLKV"):
+        run.compression  # noqa: B018
 
 
 @pytest.mark.parametrize("name", ["demo", "smollm2"])
@@ -104,7 +172,7 @@ def test_demo_budgets_are_equal(monkeypatch: pytest.MonkeyPatch) -> None:
     for run in parse_command(["--config", "scripts/demo.yaml"]).runs:
         [job] = jobs_of(run)
         if job.compression.decoding_metric != "None":
-            schedule = Schedule(job.compression, job.max_new_tokens, 4, 1)
+            schedule = Schedule(job.compression.recipe(job.max_new_tokens), 4, 1)
             schedule.admit(0, 131)
             for _ in range(job.max_new_tokens):
                 schedule.advance()

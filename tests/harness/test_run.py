@@ -12,7 +12,7 @@ import pytest
 
 from scope.harness.cli import main
 from scope.harness.results import ResultFile
-from tests.harness.running import Run, arguments_of, instruction_file, read
+from tests.harness.running import FULL, Run, arguments_of, instruction_file, read
 
 ROOT = Path(__file__).parents[2]
 
@@ -183,8 +183,8 @@ def test_compression_that_never_acts_is_said(
 
 
 def test_closeness_to_the_full_cache(run: Run) -> None:
-    full = run("full", method="ALLKV", decoding_metric="None") / "ALLKV.json"
-    same = run("same", method="ALLKV", decoding_metric="None", compare_with=full)
+    full = run("full", **FULL) / "ALLKV.json"
+    same = run("same", **FULL, compare_with=full)
     agreement = json.loads((same / "run.json").read_text())["metrics"]["agreement"]
     tokens = sum(record["generated_tokens"] - 1 for record in read(full))
     assert agreement["tokens"] == tokens
