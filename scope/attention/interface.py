@@ -36,7 +36,7 @@ _under_way: ContextVar[_Call | None] = ContextVar("scope_attention_under_way", d
 
 
 @contextmanager
-def routed(module: nn.Module) -> Iterator[None]:
+def routed(module: Any) -> Iterator[None]:
     """Let one attention module attend to slots where its forward is given a `SlotCache`."""
     AttentionInterface.register(_NAME, attend)
     own = module.config
@@ -86,7 +86,7 @@ class _HandedOver:
 
 
 def attend(
-    module: nn.Module,
+    module: Any,
     queries: Tensor,
     keys: Tensor,
     values: Tensor,
@@ -112,6 +112,10 @@ def attend(
         ScopeError: where this attention is more than slots can give.
     """
     call = _under_way.get()
+    if call is None:
+        raise ScopeError(
+            f"{type(module).__name__} is not supported: it attends more than once a layer"
+        )
     _under_way.set(None)  # from here on the module's configuration tells the truth
     _check(module, call, keys, values, attention_mask, kwargs)
     scaling = kwargs.get("scaling")
@@ -119,9 +123,8 @@ def attend(
     states = module.layer_idx, queries, keys, values, scaling, kwargs.get("sliding_window")
     if not call.cache.prefilling:
         return call.cache.attend(*states).transpose(1, 2), None
-    implementation = ALL_ATTENTION_FUNCTIONS.get_interface(
-        module.config._attn_implementation, eager_attention(module)
-    )
+    own: Any = eager_attention(module)
+    implementation = ALL_ATTENTION_FUNCTIONS.get_interface(module.config._attn_implementation, own)
     output, weights = implementation(module, queries, keys, values, attention_mask, **kwargs)
     call.cache.store_prompt(*states, call.hidden)
     return output, weights
@@ -140,8 +143,8 @@ def eager_attention(module: nn.Module) -> Callable[..., Any] | None:
 
 
 def _check(
-    module: nn.Module,
-    call: _Call | None,
+    module: Any,
+    call: _Call,
     keys: Tensor,
     values: Tensor,
     attention_mask: Tensor | None,
@@ -149,8 +152,6 @@ def _check(
 ) -> None:
     """What only shows when the module attends."""
     name, config = type(module).__name__, module.config
-    if call is None:
-        raise ScopeError(f"{name} is not supported: it attends more than once a layer")
     types = getattr(config, "layer_types", None) or ["full_attention"] * (module.layer_idx + 1)
     slides = types[module.layer_idx] == "sliding_attention"
     if slides and getattr(config, "sliding_window", None) != kwargs.get("sliding_window"):

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +81,7 @@ def _has_kernels(model: PreTrainedModel) -> bool:
     return has_kernels_for(attention.k_proj.weight.new_empty(0, attention.head_dim))
 
 
-def _groups(model: PreTrainedModel) -> Iterator[list[nn.Parameter]]:
+def _groups(model: PreTrainedModel) -> Iterator[list[Any]]:
     for layer in model.model.layers:
         attention, mlp = layer.self_attn, layer.mlp
         for linears in (

@@ -56,7 +56,7 @@ def patch_of(model: PreTrainedModel) -> object | None:
     return config if isinstance(config, RoutedConfig) else None
 
 
-def _without_adapters(model: nn.Module) -> nn.Module:
+def _without_adapters(model: Any) -> Any:
     """The model whose layers a PEFT model has adapted."""
     if not hasattr(model, "get_base_model"):
         return model
@@ -121,7 +121,8 @@ def _generate(self: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
                 f"{cache.max_new_tokens}; make it with max_new_tokens={wanted}"
             )
         cache.reset()
-    return type(self).generate(self, *args, **kwargs)
+    own: Any = type(self)
+    return own.generate(self, *args, **kwargs)
 
 
 def _new_tokens(

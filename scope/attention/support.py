@@ -19,7 +19,7 @@ def check_config(config: PreTrainedConfig) -> None:
     Raises:
         ScopeError: naming the model and why.
     """
-    model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     if model_class is None:
         raise ScopeError(f"{config.model_type} models are not supported: they are no causal LMs")
     try:

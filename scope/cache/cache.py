@@ -252,7 +252,8 @@ class SlotCache(Cache):
         keys, values = self._cached_heads(keys, queries), self._cached_heads(values, queries)
         layer = self.layers[layer_idx]
         if not layer.is_initialized:
-            self.plan.allocate_layer(layer, keys, self.schedule.now.step.size)
+            rows = self.schedule.now.step.size
+            self.plan.allocate(layer, keys, rows, keys.shape[1], queries.shape[1])
             self.backend = backend_for(keys)
         last = layer_idx == len(self.layers) - 1
         for i, row in enumerate(self._admitted):

@@ -58,7 +58,8 @@ class CachePlan:
                 min(capacity, longest) for capacity in recipe.budget.ceiling(longest, layers)
             ),
             slots=tuple(slots_needed(recipe, max_new_tokens, layers, prompt_lengths)),
-            heads=query_heads if repeated else config.num_key_value_heads,
+            # Some families have no other heads, and say nothing of them.
+            heads=(not repeated and getattr(config, "num_key_value_heads", None)) or query_heads,
             query_heads=query_heads,
             head_dim=head_dim,
             vocabulary=config.vocab_size,
@@ -70,35 +71,24 @@ class CachePlan:
 
     def row_bytes(self, dtype: torch.dtype) -> int:
         """Bytes that each row of a batch takes: its slots, and its part of a decode step."""
-        held = sum(
-            part.nbytes
-            for layer in self.allocate(torch.empty(0, dtype=dtype, device="meta"), batch_size=1)
-            for part in (*vars(layer).values(), *layer.state.values())
-            if isinstance(part, Tensor)
-        )
+        like, held = torch.empty(self.head_dim, dtype=dtype, device="meta"), 0
+        for index in range(len(self.slots)):
+            layer = SlotLayer(index)
+            self.allocate(layer, like, 1, self.heads, self.query_heads)
+            parts = (*vars(layer).values(), *layer.state.values())
+            held += sum(part.nbytes for part in parts if isinstance(part, Tensor))
         # One layer after the other, a step keeps the attention logits of every slot in float32;
         # then come the logits of the vocabulary, as the model gives them and in float32.
         logits = 4 * self.query_heads * max(self.slots) + self.vocabulary * (4 + dtype.itemsize)
         return held + logits
 
-    def allocate(self, like: Tensor, batch_size: int) -> list[SlotLayer]:
-        """All layers, with the dtype and device of ``like``."""
-        layers = [SlotLayer(index) for index in range(len(self.slots))]
-        for layer in layers:
-            self.allocate_layer(layer, like, batch_size)
-        return layers
-
-    def allocate_layer(self, layer: SlotLayer, like: Tensor, batch_size: int) -> None:
-        """One layer's slots, with the dtype and device of ``like``."""
-        layer.allocate(
-            like.new_empty(0, self.head_dim),
-            batch_size,
-            self.heads,
-            self.query_heads,
-            self.slots[layer.index],
-            self.recipe.state,
-            self.recipe.strategy.selects,
-        )
+    def allocate(
+        self, layer: SlotLayer, like: Tensor, batch_size: int, heads: int, query_heads: int
+    ) -> None:
+        """Allocate one layer's slots, as `SlotLayer.allocate` does."""
+        selects = self.recipe.strategy.selects
+        slots, state = self.slots[layer.index], self.recipe.state
+        layer.allocate(like, batch_size, heads, query_heads, slots, state, selects)
 
 
 def slots_needed(

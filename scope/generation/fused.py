@@ -1,6 +1,8 @@
 """One decode step of a Llama, Mistral, Qwen2 or Qwen3 in a few launches, for a GPU with Triton."""
 
-from torch import Tensor, nn
+from typing import Any
+
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from scope.attention.joined import are_joined, joined, model_obstacle
@@ -76,7 +78,7 @@ def fused_step(model: PreTrainedModel, cache: SlotCache, tokens: Tensor) -> Tens
     return linear(normed, *joined(model.lm_head))
 
 
-def _sliding_window(attention: nn.Module) -> int | None:
+def _sliding_window(attention: Any) -> int | None:
     """Qwen decides by layer, Mistral for the model; Llama has none."""
     if hasattr(attention, "sliding_window"):
         return attention.sliding_window

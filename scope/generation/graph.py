@@ -22,8 +22,7 @@ class Graphed:
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         self._function = function
         self._input: Tensor | None = None
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._output: Tensor | None = None
+        self._recorded: tuple[torch.cuda.CUDAGraph, Tensor] | None = None
         self._failed = False
 
     def __call__(self, tensor: Tensor) -> Tensor:
@@ -33,16 +32,19 @@ class Graphed:
             self._input = tensor.clone()
             return self._function(self._input)
         self._input.copy_(tensor)
-        if self._graph is None and not self._record():
+        if self._recorded is None:
+            self._recorded = self._record(self._input)
+        if self._recorded is None:
             return self._function(tensor)
-        self._graph.replay()
-        return self._output
+        graph, output = self._recorded
+        graph.replay()
+        return output
 
-    def _record(self) -> bool:
+    def _record(self, tensor: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor] | None:
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph):
-                self._output = self._function(self._input)
+                output = self._function(tensor)
         except RuntimeError as error:
             # An allocation that fails may break the recording, whose error then hides its own.
             for cause in (error, error.__context__):
@@ -50,6 +52,5 @@ class Graphed:
                     raise cause from None
             warnings.warn(f"decoding without a CUDA graph, much slower: {error}", stacklevel=2)
             self._failed = True
-            return False
-        self._graph = graph
-        return True
+            return None
+        return graph, output

@@ -42,7 +42,10 @@ from tests.harness.running import arguments_of, one_error
         ({"device": "mps"}, "--device mps: not available here; expected cuda"),
         ({"window_size": 2048, "method": "H2O"}, "window_size 2048 leaves no room"),
         ({"method": "SnapKV", "kernel_size": 4}, "kernel_size is 4; it must be odd"),
-        ({"method": "SnapKV", "pooling": "median"}, "invalid choice: 'median'"),
+        (
+            {"method": "SnapKV", "pooling": "median"},
+            "pooling is 'median'; expected one of maxpool, avgpool",
+        ),
         ({"batch_size": 0}, "--batch_size is 0"),
         ({"batch_size": "many"}, "batch_size is 'many'; expected a whole number or auto"),
         ({"use_cache": "false"}, "--use_cache false"),

@@ -85,7 +85,7 @@ def test_tokens_of_the_graph(compression: Compression, plain: pytest.MonkeyPatch
         assert dict(generate(session, steps, ())) == expected
         refilled = Session(model, compression, PROMPTS, steps, batch_size=2)
         assert dict(generate(refilled, steps, ())) == expected
-    assert session._fast._graph is not None
+    assert session._fast._recorded is not None
 
 
 @on_gpu
