@@ -55,7 +55,8 @@ def joined_weights(model: PreTrainedModel) -> Iterator[None]:
     with torch.inference_mode(False), torch.no_grad():
         for parts in groups:
             whole = torch.cat([part.data for part in parts])
-            for part, own in zip(parts, whole.split([len(part) for part in parts]), strict=True):
+            owns = whole.split([len(part) for part in parts])
+            for part, own in zip(parts, owns, strict=True):
                 part.data = own
     try:
         yield
@@ -72,8 +73,9 @@ def are_joined(model: PreTrainedModel) -> bool:
 
 def joined(*linears: nn.Linear) -> tuple[Tensor, Tensor | None]:
     """Weight and bias of joined linears as one."""
-    biases = [linear.bias for linear in linears if linear.bias is not None]
-    return _whole([linear.weight for linear in linears]), _whole(biases) if biases else None
+    weights: list[Any] = [linear.weight for linear in linears]
+    biases: list[Any] = [linear.bias for linear in linears if linear.bias is not None]
+    return _whole(weights), _whole(biases) if biases else None
 
 
 def _has_kernels(model: PreTrainedModel) -> bool:

@@ -35,9 +35,9 @@ def patch(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
     """
     inner = _without_adapters(model)
     check_model(inner)
-    if patch_of(inner) is not None:
-        raise ScopeError("the model's attention is already patched; leave the first patch first")
     modules = attention_modules(inner)
+    if isinstance(modules[0].config, RoutedConfig):
+        raise ScopeError("the model's attention is already patched; leave the first patch first")
     with ExitStack() as undo:
         undo.enter_context(joined_weights(inner))
         for module in modules:
@@ -48,12 +48,6 @@ def patch(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
         inner.generate = MethodType(_generate, inner)
         undo.callback(delattr, inner, "generate")
         yield model
-
-
-def patch_of(model: PreTrainedModel) -> object | None:
-    """What tells one patch of a model from the next; None outside of any."""
-    config = attention_modules(model)[0].config
-    return config if isinstance(config, RoutedConfig) else None
 
 
 def _without_adapters(model: Any) -> Any:

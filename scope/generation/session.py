@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from scope.attention.patch import patch_of
+from scope.attention.support import attention_modules
 from scope.cache.cache import SlotCache
 from scope.errors import ScopeError
 from scope.generation.fused import fused_step, obstacle
@@ -77,7 +77,7 @@ class Session:
         """
         if self._fast is None:
             return self._forward(tokens[:, None])
-        if patch_of(self.model) is not self._patch:
+        if self._attention.config is not self._patch:
             raise ScopeError(
                 "the `patch` that this session decoded in was left, and the weights of its graph "
                 "with it; make another session inside the new block"
@@ -93,7 +93,9 @@ class Session:
             return None
         reason = obstacle(self.model, self.cache)
         if reason is None:
-            self._patch = patch_of(self.model)
+            # What tells one patch of a model from the next, looked up once: a step has no time.
+            self._attention = attention_modules(self.model)[0]
+            self._patch = self._attention.config
             return Graphed(partial(fused_step, self.model, self.cache))
         warnings.warn(f"decoding goes the slow way: {reason}", stacklevel=2)
         return None
