@@ -502,10 +502,7 @@ def _finish(
                         key = (worth.to(tl.int32, bitcast=True).to(tl.int64) << 32) - rank
                     may_go = (rank >= protected) & (rank <= newest - recent) & ~is_new
                     may_go &= losses > 0
-                    may_go &= (key > last_key) | ((key == last_key) & (slot > last_slot))
-                    lower = may_go & (key < least)
-                    loser = tl.where(lower, slot, loser)
-                    least = tl.where(lower, key, least)
+                    least, loser = _lower(key, slot, may_go, last_key, last_slot, least, loser)
                 lowest = tl.min(least)
                 leaves = tl.min(tl.where(least == lowest, loser, slots))
                 if JOB == "cumulative":
@@ -559,10 +556,7 @@ def _evict(
                 bits = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # as in the reference
                 key = (bits.to(tl.int64) << 32) - rank
                 may_go = (rank >= protected) & (rank <= newest - recent) & (losses > 0)
-                may_go &= (key > last_key) | ((key == last_key) & (slot > last_slot))
-                lower = may_go & (key < least)
-                loser = tl.where(lower, slot, loser)
-                least = tl.where(lower, key, least)
+                least, loser = _lower(key, slot, may_go, last_key, last_slot, least, loser)
             lowest = tl.min(least)
             leaves = tl.min(tl.where(least == lowest, loser, slots))
             tl.store(positions_ptr + leaves, _FREE, mask=leaves < slots)
@@ -570,6 +564,14 @@ def _evict(
             vacant = tl.minimum(vacant, tl.minimum(tl.min(free), leaves))
             last_key, last_slot = lowest, leaves
     tl.store(vacant_ptr + pair, tl.minimum(vacant, slots - 1))
+
+
+@triton.jit
+def _lower(key, slot, may_go, last_key, last_slot, least, loser):
+    """Each lane's lowest key so far of those that may go and come after the last, and its slot."""
+    may_go &= (key > last_key) | ((key == last_key) & (slot > last_slot))
+    lower = may_go & (key < least)
+    return tl.where(lower, key, least), tl.where(lower, slot, loser)
 
 
 @triton.jit
