@@ -118,7 +118,10 @@ def test_a_full_cache_ends_where_the_output_does(bench: ModuleType, method: str)
     ("more", "message"),
     [
         (["--methods", "kvpress-knorm"], "--methods kvpress-knorm runs in an environment of its"),
-        (["--methods", "quest"], "--methods quest: expected COMPRESSOR+STRATEGY, or one of"),
+        (
+            ["--methods", "quest"],
+            "--methods quest: expected COMPRESSOR+STRATEGY[+SCORE[-between]], or one of",
+        ),
         (["--largest_batch"], "--largest_batch and --memory_gb are about a GPU's memory"),
         (["--batches", "1", "0"], "--batches 0: expected at least 1"),
         (["--memory_gb", "80"], "--largest_batch and --memory_gb are about a GPU's memory"),

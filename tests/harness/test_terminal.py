@@ -18,6 +18,12 @@ from tests.harness.running import Run, arguments_of
 ROOT = Path(__file__).parents[2]
 
 
+def heed_signals() -> None:
+    """In a new process: a shell's background jobs, as these tests may be, ignore some."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
@@ -71,7 +77,7 @@ def test_stopped(
     arguments = arguments_of(model_folder, data_file, tmp_path / "stopped", **options)
     command = [sys.executable, ROOT / "run_longgenbench.py", *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, cwd=ROOT, **pipes) as process:
+    with subprocess.Popen(command, cwd=ROOT, preexec_fn=heed_signals, **pipes) as process:
         while not (result.exists() and result.read_bytes().count(b"\n") > 1):
             assert process.poll() is None
             time.sleep(0.001)
@@ -107,7 +113,8 @@ def test_handlers_are_put_back() -> None:
 
 def test_interrupted_while_importing() -> None:
     command = [sys.executable, "-X", "importtime", "run_longgenbench.py", "--help"]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as process:
+    options = {"cwd": ROOT, "stderr": subprocess.PIPE, "preexec_fn": heed_signals}
+    with subprocess.Popen(command, **options) as process:
         for line in process.stderr:
             if line.endswith(b" numpy\n"):
                 break
