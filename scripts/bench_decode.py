@@ -217,7 +217,7 @@ def _ours(
         if model.device.type == "cuda":
             torch.cuda.synchronize()
         cache, lengths = session.cache, session.cache.schedule.now.lengths
-        token_bytes = cache.kv_bytes // sum(layer.keys.shape[2] for layer in cache.layers) // batch
+        token_bytes = cache.plan.kv_bytes(model.dtype) // sum(cache.plan.slots)
         yield lambda: (int(lengths.sum()) * token_bytes, cache.kv_bytes)
         while True:
             started = time.perf_counter()

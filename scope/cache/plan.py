@@ -118,23 +118,24 @@ def _by_formula(
 ) -> list[int]:
     """Where targets depend on the step alone.
 
-    After step t a layer holds no more than any earlier target let it, plus what came since: with d
-    more kept of the prompt than the target's base, t + min(d, min over due s <= t of (pool(s) - s))
-    tokens above the base. The peak is one more than is held after the step before.
+    After step t a layer holds no more than any earlier target let it, plus what came since: with
+    ``spare`` more kept of the prompt than the target's base, t + min(spare, slack) tokens above the
+    base, slack being the least pool(s) - s of the due steps s <= t. It never grows, so up to some
+    step ``spare`` is the lesser and the last of these steps holds most, and from there on slack is.
+    The peak is one more than is held after the step before.
     """
     steps = np.arange(1, max_new_tokens)  # after the last step nothing comes
     slack = recipe.strategy.pool(steps) - steps
     slack = np.minimum.accumulate(np.where(recipe.strategy.due(steps), slack, _ENDLESS))
+    most_from = np.maximum.accumulate((steps + slack)[::-1])[::-1]
     most = np.zeros(num_layers, np.int64)
-    above: dict[int, int] = {}
     for length in prompt_lengths:
         capacities = recipe.budget.ceiling(length, num_layers)
         kept, base = np.minimum(capacities, length), base_of(recipe, capacities, length)
-        for layer, spare in enumerate((kept - base).tolist()):
-            if spare not in above:
-                held = steps + np.minimum(spare, slack)
-                above[spare] = int(max(spare, held.max(initial=spare))) + 1
-            most[layer] = max(most[layer], base[layer] + above[spare])
+        spare = kept - base
+        turn = np.searchsorted(-slack, -spare, side="right")  # so many steps have enough slack
+        later = np.append(most_from, -_ENDLESS)[turn]
+        most = np.maximum(most, base + np.maximum(turn + spare, later) + 1)
     return most.tolist()
 
 
