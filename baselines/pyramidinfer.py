@@ -95,8 +95,6 @@ class PublishedPyramidInferDecoding(PyramidInferDecoding):
     whose average is above C + W.
     """
 
-    counts_on: ClassVar[bool] = True
-
     def unified_budgets(self, capacities: list[int]) -> list[int]:
         return capacities
 

@@ -26,6 +26,7 @@ class SnapKV(ScoredCompressor):
     name: ClassVar[str] = "SnapKV"
     about: ClassVar[str] = "what the last w queries attend to, pooled over neighbours"
     budget: ClassVar[type[Budget]] = Uniform
+    published_delta: ClassVar[int | None] = 15
 
     kernel_size: int = option(7, "pooling width of the prompt's scores, odd")
     pooling: Literal["maxpool", "avgpool"] = option("maxpool", "pooling of the prompt's scores")
@@ -41,5 +42,6 @@ class SnapKV(ScoredCompressor):
     def score(self, prompt: Prompt) -> Tensor:
         sums = prompt.received(last=self.window_size, reduction=self.group_reduction)
         pool = functional.max_pool1d if self.pooling == "maxpool" else functional.avg_pool1d
-        before_window = sums[:, : prompt.length - self.window_size]
+        # One at least: there is no pooling nothing, and what is not before the window is not read.
+        before_window = sums[:, : max(prompt.length - self.window_size, 1)]
         return pool(before_window, self.kernel_size, stride=1, padding=self.kernel_size // 2)

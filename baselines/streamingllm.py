@@ -46,7 +46,7 @@ class StreamingLLM(Compressor):
 
     def sinks(self, share: int) -> int:
         """How many of the first tokens stay."""
-        return NUM_SINKS
+        return min(NUM_SINKS, share - 1)
 
     def keep(self, prompt: Prompt, share: Share) -> Tensor:
         device, widest = prompt.keys.device, int(np.max(share))

@@ -13,14 +13,10 @@ from scope.methods.options import Option, options_of
 from scope.methods.recipe import Recipe
 from scope.methods.score import Score
 from scope.methods.strategy import Strategy
-from scope.registry import BUDGETS, COMPRESSORS, SCORES, STRATEGIES, find
-
-# The published code's delta for the compressors that its runner forgets to hand it to.
-_PLUG_IN_DELTA = 15
-_PLUG_INS = ("SnapKV", "PyramidKV")
+from scope.registry import BUDGETS, COMPRESSORS, SCORES, STRATEGIES, find, readers_of_options
 
 # Named by what a table shows of a configuration anyway.
-_IN_EVERY_TABLE = ("max_capacity_prompt", "decoding_window_size", "decoding_recent_size")
+IN_EVERY_TABLE = ("max_capacity_prompt", "decoding_window_size", "decoding_recent_size")
 
 _Method = TypeVar("_Method")
 
@@ -52,8 +48,10 @@ class Methods:
         strategy = find(STRATEGIES, decoding_metric or "None", "decoding_metric").under(fidelity)
         own_budget, score = compressor.budget, strategy.score
         if budget is not None:
-            own_budget = find(BUDGETS, budget, "budget")
-            if own_budget.name != compressor.budget.name and not compressor.takes_budget:
+            found = find(BUDGETS, budget, "budget")
+            if found.name != own_budget.name:  # the compressor's own may be a kind of its own
+                own_budget = found
+            if own_budget is found and not compressor.takes_budget:
                 raise ScopeError(f"budget is not an option of {compressor.name}; leave it out")
         if decoding_score is not None:
             score = find(SCORES, decoding_score, "decoding_score")
@@ -61,6 +59,11 @@ class Methods:
                 raise ScopeError(
                     f"decoding_score is not an option of {strategy.name}; leave it out"
                 )
+        if strategy.takes_score and score is None:
+            raise ScopeError(
+                f"the strategy {strategy.name} names no score of its own; say with decoding_score "
+                f"what tokens compete by, one of {', '.join(SCORES)}"
+            )
         return cls(compressor, own_budget.under(fidelity), strategy, score)
 
     @property
@@ -95,6 +98,7 @@ class Compression:
     Attributes:
         methods: the chosen methods.
         options: every option that they read, with its value.
+        given: those that were not left open.
 
     Raises:
         ScopeError: for an unknown name, an option that no chosen method reads, or an impossible
@@ -103,7 +107,8 @@ class Compression:
 
     methods: Methods
     fidelity: Fidelity
-    options: Mapping[str, Any] = field(hash=False)
+    options: dict[str, Any] = field(hash=False)
+    given: Mapping[str, Any] = field(hash=False, compare=False, repr=False)
 
     def __init__(
         self,
@@ -128,15 +133,18 @@ class Compression:
                 f"read{'' if methods.reads else 's'} "
                 f"{', '.join(methods.reads) or 'none'}; leave it out"
             )
-        resolved = {
-            name: one.check(options.get(name, one.default)) for name, one in methods.reads.items()
-        }
-        set_field(self, "options", resolved)
+        set_field(
+            self,
+            "given",
+            {name: methods.reads[name].check(value) for name, value in options.items()},
+        )
         recipe = self.recipe(max_new_tokens=1)
         recipe.compressor.check(recipe.budget)
-        # Some defaults follow from other options.
+        # A method finds some of its defaults itself.
+        set_field(self, "options", {})
         for part in (recipe.compressor, recipe.budget, recipe.strategy, recipe.score):
-            resolved |= {name: getattr(part, name) for name in _option_names(part)}
+            for name in _option_names(part):
+                self.options[name] = getattr(part, name)
 
     @classmethod
     def from_shared(
@@ -157,9 +165,10 @@ class Compression:
         """
         if isinstance(fidelity, str):
             fidelity = Fidelity.preset(fidelity)
+        strategy = find(STRATEGIES, decoding_metric or "None", "decoding_metric")
         takes = {
             "budget": find(COMPRESSORS, method, "method").takes_budget,
-            "decoding_score": find(STRATEGIES, str(decoding_metric), "decoding_metric").takes_score,
+            "decoding_score": strategy.takes_score,
         }
         choices = {
             name: settings[name]
@@ -167,10 +176,11 @@ class Compression:
             if name in settings and (taken or name in must_read)
         }
         reads = Methods.named(method, decoding_metric, fidelity=fidelity, **choices).reads
+        known = readers_of_options().keys() | reads.keys() | takes.keys()
         options = {
             name: value
             for name, value in settings.items()
-            if name not in takes and (name in reads or name in must_read)
+            if name not in takes and (name in reads or name in must_read or name not in known)
         }
         return cls(method, decoding_metric, fidelity=fidelity, **choices, **options)
 
@@ -201,7 +211,7 @@ class Compression:
         notes += [
             f"{name} {self.options[name]}"
             for name, one in self.methods.reads.items()
-            if self.options[name] != one.default and name not in _IN_EVERY_TABLE
+            if self.options[name] != one.default and name not in IN_EVERY_TABLE
         ]
         if self.fidelity == Fidelity.preset("upstream"):
             notes.append("upstream")
@@ -225,11 +235,10 @@ class Compression:
 
     def recipe(self, max_new_tokens: int) -> Recipe:
         """The methods themselves, for generations of up to T tokens."""
-        settings = {**self.options, "max_new_tokens": max_new_tokens}
-        plug_in = self.fidelity.fixed_plug_in_delta and self.method in _PLUG_INS
-        if plug_in and settings.get("delta") is None:
-            settings["delta"] = _PLUG_IN_DELTA
         methods = self.methods
+        settings = {**self.given, "max_new_tokens": max_new_tokens}
+        if self.fidelity.fixed_plug_in_delta and methods.compressor.published_delta is not None:
+            settings.setdefault("delta", methods.compressor.published_delta)
         return Recipe(
             _build(methods.compressor, settings),
             _build(methods.budget, settings),

@@ -128,6 +128,7 @@ class SlotCache(Cache):
         tokens: Tensor | None,
     ) -> Tensor:
         rows = self._admitted
+        self._waiting.clear()  # a prefill that failed may have left some
         if len(rows) != batch_size:
             raise ScopeError(f"{len(rows)} rows were admitted, but {batch_size} prompts came")
         if attention_mask is None:
@@ -268,6 +269,7 @@ class SlotCache(Cache):
                 sliding_window=sliding_window,
                 score_dtype=keys.dtype if self.recipe.score_dtype == "model" else torch.float32,
                 by_position=self.recipe.frozen_prefix == "prompt",
+                backend=self.backend,
             )
             if self.recipe.budget.observes:
                 self._waiting.setdefault(row, []).append(prompt)
@@ -298,6 +300,12 @@ class SlotCache(Cache):
 
     def _write(self, row: int, prompt: Prompt, share: Share, draw: Tensor) -> None:
         entries = self._entries(prompt, share)
+        count = entries.positions.shape[1]
+        if count != np.max(share):
+            raise ScopeError(
+                f"the compressor {self.recipe.compressor.name} answers {count} entries a head for a "
+                f"share of {np.max(share)}; fill what is missing with FREE"
+            )
         remembered: Mapping[str, Tensor] = {}
         if self.recipe.strategy.unified and self.recipe.score is not None:
             remembered = self.recipe.score.remember(prompt)

@@ -78,8 +78,11 @@ class SlotLayer(CacheLayerMixin):
             )
             for name, own in state.items()
         }
+        for name, own in state.items():
+            if "S" in own and own[:2] != ("H", "S"):
+                raise ScopeError(f"state {name} has shape {own}; one of slots begins with H, S")
         self.per_slot = {name for name, own in state.items() if "S" in own}
-        self.chosen = torch.zeros(shape, dtype=torch.bool, device=like.device) if selects else None
+        self.chosen = torch.ones(shape, dtype=torch.bool, device=like.device) if selects else None
         self.used = 0
         self.is_initialized = True
 
@@ -120,7 +123,7 @@ class SlotLayer(CacheLayerMixin):
             if name in remembered:
                 state[row, :, :count] = remembered[name].gather(1, positions.long().clamp(min=0))
         if self.chosen is not None:
-            self.chosen[row] = False
+            self.chosen[row] = True  # until the first full step has chosen
         self.used = max(self.used, count)
 
     def clear_state_of_new(self) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from scope.errors import ScopeError
 from scope.methods.recipe import Recipe
 from scope.methods.strategy import Counts, Occupancy
 
@@ -113,6 +114,12 @@ class Schedule:
         now.selecting *= running
         selects = running & (now.lengths >= targets)
         self.losses = np.where(selects, now.lengths - targets, 0)
+        may_go = now.lengths - np.minimum(self.protected, now.lengths) - self.recipe.strategy.recent
+        if (self.losses > np.maximum(may_go, 0)).any():
+            raise ScopeError(
+                f"the strategy {self.recipe.strategy.name} wants more tokens gone than may go: its "
+                "pool is smaller than the recent tokens that it keeps"
+            )
         now.lengths -= self.losses
         self.evicted += self.losses
         self.selections += selects

@@ -58,7 +58,7 @@ def decode(
     if layer.chosen is not None:
         chosen = layer.chosen[:, :, : current.shape[-1]]
         chosen.copy_(strategy.select(slots).where(_by_row(layer.full), chosen))
-    worth = score.worth(slots).float() if score else None
+    worth = score.worth(slots).float().expand(current.shape) if score else None
     if strategy.rewrites:
         slots = replace(slots, positions=slots.positions.clone(), ranks=slots.ranks.clone())
     backend.evict(layer.slots, layer.counts, worth, strategy.recent)

@@ -47,8 +47,6 @@ class CountingDiscontinuous(Paced, Discontinuous):
     in turn selects once.
     """
 
-    counts_on: ClassVar[bool] = True
-
     def targets(self, now: Occupancy) -> Counts:
         window = now.base + self.pool(now.step)
         targets = np.full_like(window, NEVER)

@@ -40,20 +40,20 @@ def parse_command(arguments: Sequence[str] | None = None) -> Command:
     """
     options = vars(_parser().parse_args(arguments))
     dry_run, config_file = options.pop("dry_run"), options.pop("config")
-    common = _read_yaml(config_file) if config_file else {}
+    common = _plainly_named(_read_yaml(config_file)) if config_file else {}
     if "runs" not in common:
         return Command([_run_config(common | options, shared=frozenset())], dry_run)
     runs = common.pop("runs")
     if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs) or not runs:
         raise ScopeError(f"{config_file}: `runs` must be a list of option mappings")
-    common, runs = _plainly_named(common), [_plainly_named(run) for run in runs]
-    return Command(
-        [
-            _run_config(common | run | options, frozenset({*common, *options} - run.keys()))
-            for run in runs
-        ],
-        dry_run,
-    )
+    configs = []
+    for run in map(_plainly_named, runs):
+        shared = frozenset({*common, *options} - run.keys())
+        configs.append(_run_config(common | run | options, shared))
+    read = {name for config in configs for name in config.compression.options}
+    for name in {*common, *options} & _method_options().keys() - read:
+        raise ScopeError(f"{name} is read by none of the runs; leave it out")
+    return Command(configs, dry_run)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
             dest=name,
             type=_converter(name, option.kind),
             choices=option.kind if isinstance(option.kind, tuple) else None,
-            help=f"{option.help}{default}; read by {', '.join(readers)}",
+            help=f"{option.help.replace('%', '%%')}{default}; read by {', '.join(readers)}",
         )
     switches = parser.add_argument_group("single switches of --fidelity")
     for switch in fields(Fidelity):
@@ -155,7 +155,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _plainly_named(values: Mapping[Any, Any]) -> dict[str, Any]:
-    return {_ALIASES.get(str(name), str(name)): value for name, value in values.items()}
+    plain = {_ALIASES.get(str(name), str(name)): value for name, value in values.items()}
+    if len(plain) < len(values):
+        twice = next(alias for alias in _ALIASES if alias in values)
+        raise ScopeError(f"{twice} and {_ALIASES[twice]} are one option; give it once")
+    return plain
 
 
 def _run_config(values: Mapping[Any, Any], shared: frozenset[str]) -> RunConfig:
@@ -196,9 +200,10 @@ def _convert(name: str, kind: Any, value: Any) -> Any:
     """A value from YAML or a text from the command line, as the option's kind."""
     refused = ScopeError(f"{name} is {value!r}; expected {_expected(kind)}")
     if isinstance(kind, tuple):
-        if value not in kind:
-            raise refused
-        return value
+        for choice in kind:
+            if str(choice) == str(value):
+                return choice
+        raise refused
     if kind is bool:
         if str(value).lower() not in ("true", "false"):
             raise refused

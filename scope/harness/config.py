@@ -12,8 +12,8 @@ from scope.methods.fidelity import Fidelity
 BatchSize = int | Literal["auto"]
 
 
-# What the published runner's scripts always say.
-_PUBLISHED_OPTIONS = {"decoding_recent_size": 256}
+# What the published runner's scripts always say, for windows of 512 and more.
+_PUBLISHED_RECENT = 256
 
 
 def _option(help_text: str, default: Any = MISSING) -> Any:
@@ -116,7 +116,9 @@ class RunConfig:
         what they do read is taken.
         """
         published = self.fidelity.lower() == "upstream"
-        settings = {"seed": self.seed, **(_PUBLISHED_OPTIONS if published else {}), **self.options}
+        settings = {"seed": self.seed, **self.options}
+        if published and settings.get("decoding_window_size", 512) > _PUBLISHED_RECENT:
+            settings.setdefault("decoding_recent_size", _PUBLISHED_RECENT)
         choices = {"budget": self.budget, "decoding_score": self.decoding_score}
         settings |= {name: value for name, value in choices.items() if value is not None}
         given = {*self.options, *choices} & settings.keys()

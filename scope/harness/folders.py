@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from scope.compression import Compression
+from scope.compression import IN_EVERY_TABLE, Compression
 from scope.harness.config import RunConfig
 from scope.methods.fidelity import Fidelity
 
@@ -28,8 +28,8 @@ _ELSEWHERE = {
     "seed",
 }
 
-# Of these options, W and R are always named, and C names a folder below.
-_NAMED = ("max_capacity_prompt", "decoding_window_size", "decoding_recent_size")
+# File systems take names of up to 255 bytes.
+_LONGEST = 200
 
 
 def default_save_dir(run: RunConfig, compression: Compression) -> Path:
@@ -51,7 +51,7 @@ def default_save_dir(run: RunConfig, compression: Compression) -> Path:
     differing |= {
         option: options[option]
         for option, declared in methods.reads.items()
-        if option not in _NAMED and options[option] != declared.default
+        if option not in IN_EVERY_TABLE and options[option] != declared.default
     }
     preset = Fidelity.preset(run.fidelity)
     if preset != Fidelity():
@@ -68,9 +68,10 @@ def default_save_dir(run: RunConfig, compression: Compression) -> Path:
         and field.name not in _ELSEWHERE
         and getattr(run, field.name) != field.default
     }
-    return Path("results/runs") / "_".join(
-        [name, *(f"{option}_{_short(value)}" for option, value in differing.items())]
-    )
+    told = "_".join([name, *(f"{option}_{_short(value)}" for option, value in differing.items())])
+    if len(told) > _LONGEST:
+        told = f"{told[:_LONGEST]}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+    return Path("results/runs") / told
 
 
 def _short(value: Any) -> str:
@@ -80,4 +81,5 @@ def _short(value: Any) -> str:
     if isinstance(value, Path):
         digest = hashlib.sha256(str(value).encode()).hexdigest()[:6]
         return f"{re.sub(r'[^A-Za-z0-9.-]', '-', value.stem)}-{digest}"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return text.replace("/", "-")

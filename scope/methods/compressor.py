@@ -27,12 +27,15 @@ class Compressor:
         about: what it keeps of a prompt, for a table.
         budget: how much each layer keeps, where the user leaves it open.
         takes_budget: whether a user may choose another.
+        published_delta: the delta that the published runner gives a strategy beside it, whatever T
+            and W are; None for what they say.
     """
 
     name: ClassVar[str]
     about: ClassVar[str]
     budget: ClassVar[type[Budget]]
     takes_budget: ClassVar[bool] = True
+    published_delta: ClassVar[int | None] = None
 
     @classmethod
     def under(cls, fidelity: Fidelity) -> type["Compressor"]:
@@ -51,8 +54,8 @@ class Compressor:
 
         Args:
             prompt: longer than the share of some head.
-            share: how many tokens each head keeps: one number, or ``[H]`` of them, in which case a
-                head with less than the largest is filled up with FREE.
+            share: how many tokens each head keeps: one number, or ``[H]`` of them. P is the
+                largest; a head with less is filled up with FREE.
         """
         raise NotImplementedError
 
@@ -84,13 +87,14 @@ class ScoredCompressor(Compressor):
         raise NotImplementedError
 
     def keep(self, prompt: Prompt, share: Share) -> Tensor:
-        start = prompt.length - self.window_size
+        window_size = min(self.window_size, prompt.length, int(np.min(share)))
+        start = prompt.length - window_size
         # A stable sort breaks ties by the lower position on every device; topk does not.
         scores = self.score(prompt)[:, :start]
         ranked = scores.sort(dim=-1, descending=True, stable=True).indices
-        chosen = ranked[:, : max(int(np.max(share)) - self.window_size, 0)]
+        chosen = ranked[:, : int(np.max(share)) - window_size]
         if np.ndim(share) and np.min(share) < np.max(share):
-            own = torch.as_tensor(share, device=ranked.device)[:, None] - self.window_size
+            own = torch.as_tensor(share, device=ranked.device)[:, None] - window_size
             chosen = chosen.where(torch.arange(chosen.shape[1], device=ranked.device) < own, FREE)
         window = torch.arange(start, prompt.length, device=ranked.device)
         return torch.cat([chosen, window.expand(len(ranked), -1)], dim=1)

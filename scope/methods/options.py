@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -50,6 +51,8 @@ class Option:
                 return value
             expected = f"one of {', '.join(map(str, self.kind))}"
         else:
+            if self.kind is int and isinstance(value, Integral) and not isinstance(value, bool):
+                return int(value)
             if type(value) is self.kind or (self.kind is float and type(value) is int):
                 return value
             expected = {int: "a whole number", float: "a number", bool: "true or false"}.get(

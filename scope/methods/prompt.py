@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from scope.kernels import backend_for
+from scope.kernels import Backend, backend_for
 from scope.kernels.tensors import FREE, GroupReduction, reduce_group
 
 
@@ -37,6 +37,7 @@ class Prompt:
         scaling: factor on the query-key products.
         sliding_window: how many tokens back a query may look, itself included; None for all.
         score_dtype: probabilities and sums are rounded to this dtype before they are ranked.
+        backend: what sums up attention; what suits the keys if None.
         by_position: whether entries lie in the order of their positions, or as they were chosen.
     """
 
@@ -49,6 +50,7 @@ class Prompt:
     sliding_window: int | None = None
     score_dtype: torch.dtype = torch.float32
     by_position: bool = True
+    backend: Backend | None = None
     _sums: dict[tuple[int, int], Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -74,7 +76,8 @@ class Prompt:
         first_row = 0 if last is None else max(self.length - last, 0)
         key = first_row, first_causal_row
         if key not in self._sums:
-            self._sums[key] = backend_for(self.keys).column_sums(
+            backend = self.backend or backend_for(self.keys)
+            self._sums[key] = backend.column_sums(
                 self.queries,
                 self.keys,
                 self.scaling,
@@ -88,7 +91,9 @@ class Prompt:
     def take(self, positions: Tensor) -> Entries:
         """The tokens at ``[H, P]`` positions as they are; FREE leaves a slot empty."""
         if self.by_position:
-            positions = positions.sort(dim=-1).values
+            last = torch.iinfo(positions.dtype).max
+            ordered = positions.masked_fill(positions == FREE, last).sort(dim=-1).values
+            positions = ordered.masked_fill(ordered == last, FREE)
         places = positions.clamp(min=0)[..., None].expand(-1, -1, self.keys.shape[-1])
         return Entries(self.keys.gather(1, places), self.values.gather(1, places), positions)
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from scope.errors import ScopeError
 from scope.methods.budget import Budget
 from scope.methods.compressor import Compressor
 from scope.methods.score import Score, Shape
@@ -37,7 +38,14 @@ class Recipe:
 
     @property
     def state(self) -> Mapping[str, Shape]:
-        """What score and strategy remember."""
+        """What score and strategy remember.
+
+        Raises:
+            ScopeError: where both use one name.
+        """
+        both = self.strategy.state.keys() & (self.score.state if self.score else {}).keys()
+        if both:
+            raise ScopeError(f"score and strategy both have a state named {min(both)}; rename one")
         return {**self.strategy.state, **(self.score.state if self.score else {})}
 
 

@@ -72,17 +72,22 @@ class Score(ABC):
     group_reduction: GroupReduction = "mean"
     seed: int = 0
 
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        if "worth" in vars(cls) and "kernel" not in vars(cls):
+            cls.kernel = None  # one that it may have inherited ranks by something else
+
     @abstractmethod
     def worth(self, slots: Slots) -> Tensor:
         """``[B, H, S]`` float32: the lowest leave first, and of equals the newest.
 
-        Called at every step, so that a state may be brought up to date.
+        Called at every step, also where none leaves, so that a state may be brought up to date.
         """
 
     def remember(self, prompt: Prompt) -> Mapping[str, Tensor]:
         """What the tokens of a prompt start with, ``[H, L]`` for a state per slot; 0 if not said.
 
-        Asked where prompt and generation share one budget; elsewhere prompts do not compete.
+        Asked where prompt and generation share one budget; elsewhere every token starts at 0.
         """
         return {}
 

@@ -57,7 +57,6 @@ class Strategy(ABC):
         unified: whether prompt and decode tokens share one budget.
         score: what tokens compete by, where the user leaves it open; None if none ever leaves.
         takes_score: whether a user may choose another.
-        counts_on: whether targets depend on lengths and clocks; otherwise on steps alone.
         state: what `select` and `rewrite` remember, as in `Score`.
     """
 
@@ -66,7 +65,6 @@ class Strategy(ABC):
     unified: ClassVar[bool] = False
     score: ClassVar[type[Score] | None] = None
     takes_score: ClassVar[bool] = True
-    counts_on: ClassVar[bool] = False
     state: ClassVar[Mapping[str, Shape]] = {}
 
     @classmethod
@@ -96,7 +94,10 @@ class Strategy(ABC):
 
     @abstractmethod
     def pool(self, step: Counts) -> Counts:
-        """Tokens beyond the base that may stay after step t, elementwise."""
+        """Tokens beyond the base that may stay after step t, elementwise; R at least.
+
+        Steps are 1, 2, ...; a row that idles asks for step 0, and nothing comes of it.
+        """
 
     def due(self, step: Counts) -> NDArray[np.bool_]:
         """Whether a selection may be due after step t, elementwise."""
@@ -115,18 +116,25 @@ class Strategy(ABC):
     def select(self, slots: Slots) -> Tensor:
         """After a full step: ``[B, H, S]`` bool, what the next steps attend to.
 
-        Tokens that come until the next full step are attended to besides.
+        Tokens that come until the next full step are attended to besides, and everything before the
+        first. Called at every step, as a recorded one must be; where it was not full, the answer is
+        dropped.
         """
         raise NotImplementedError
 
     def rewrite(self, slots: Slots, leaving: Tensor) -> None:
-        """Change what stays, in place, by what leaves after this step.
+        """Change what stays, in place, by what leaves after this step; maybe nothing does.
 
         Args:
             slots: as they were before anything left.
             leaving: ``[B, H, S]`` bool.
         """
         raise NotImplementedError
+
+    @property
+    def counts_on(self) -> bool:
+        """Whether targets may depend on lengths and clocks; otherwise on steps alone."""
+        return type(self).targets is not Strategy.targets
 
     @property
     def selects(self) -> bool:

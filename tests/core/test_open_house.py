@@ -74,8 +74,7 @@ def test_kernels_give_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> No
         assert torch.equal(ours, theirs)
 
 
-@every
-def test_files_are_short(name: str) -> None:
+def test_files_are_short() -> None:
     limits = {"value_norm": 40, "redundancy": 50, "decayed": 40}
     for path in (Path(__file__).parents[1] / "examples").glob("*.py"):
         assert len(path.read_text().splitlines()) <= limits.get(path.stem, 50)

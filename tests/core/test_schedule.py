@@ -125,6 +125,19 @@ def test_upstream_counters(
     assert (counts.pools[-1], max(counts.pools)) == (final, peak)
 
 
+@pytest.mark.parametrize("strategy", ["slide", "adaptive", "discontinuous", "h2o", "None"])
+def test_a_million_steps_are_not_counted_one_by_one(
+    strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(Schedule, "advance")
+    total = 10**6
+    recipe = compression_of("SnapKV", strategy, 2048, 8, 512, R).recipe(total)
+    zeta = (total - R) // (512 - R)
+    pool = {"None": total, "discontinuous": 511 + zeta, "adaptive": 512}.get(strategy, 513)
+    [slots] = slots_needed(recipe, total, 1, [3000])
+    assert slots == 2048 + pool
+
+
 # --- any configuration ----------------------------------------------------------------------------
 
 

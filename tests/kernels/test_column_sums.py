@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from scope.kernels import reference
-from scope.methods import prompt as prompt_module
 from scope.methods.prompt import Prompt
 
 pytest.importorskip("triton", reason="the kernels need Triton, which torch's CUDA builds bring")
@@ -123,10 +122,16 @@ def test_takes_the_place_of_torch(
     monkeypatch.setattr(backend, "_FEW_ROWS", 32)
     sums = []
     for chosen in (reference, backend):
-        monkeypatch.setattr(prompt_module, "backend_for", lambda keys, chosen=chosen: chosen)
         queries, keys = Case(heads=2, length=70).states(seed=4)
         prompt = Prompt(
-            queries, keys, keys, torch.zeros(70, 4), 0, SCALING, score_dtype=score_dtype
+            queries,
+            keys,
+            keys,
+            torch.zeros(70, 4),
+            0,
+            SCALING,
+            score_dtype=score_dtype,
+            backend=chosen,
         )
         sums.append(prompt.received(reduction=reduction))
     # Sums next to the middle between two numbers of the score dtype may go to either.
