@@ -237,8 +237,8 @@ class Compression:
         """The methods themselves, for generations of up to T tokens."""
         methods = self.methods
         settings = {**self.given, "max_new_tokens": max_new_tokens}
-        if self.fidelity.fixed_plug_in_delta and methods.compressor.published_delta is not None:
-            settings.setdefault("delta", methods.compressor.published_delta)
+        if self.fidelity.fixed_plug_in_delta and settings.get("delta") is None:
+            settings["delta"] = methods.compressor.published_delta
         return Recipe(
             _build(methods.compressor, settings),
             _build(methods.budget, settings),

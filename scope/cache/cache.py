@@ -303,8 +303,8 @@ class SlotCache(Cache):
         count = entries.positions.shape[1]
         if count != np.max(share):
             raise ScopeError(
-                f"the compressor {self.recipe.compressor.name} answers {count} entries a head for a "
-                f"share of {np.max(share)}; fill what is missing with FREE"
+                f"the compressor {self.recipe.compressor.name} answers {count} entries a head "
+                f"for a share of {np.max(share)}; fill what is missing with FREE"
             )
         remembered: Mapping[str, Tensor] = {}
         if self.recipe.strategy.unified and self.recipe.score is not None:
