@@ -65,5 +65,5 @@ def _score(jobs: list[Job]) -> None:
     evaluation = evaluate({folder.path: folder for folder in folders}.values())
     if evaluation.rows:
         print_table(evaluation.rows)
-    for message in evaluation.errors:
-        print(f"warning: not scored: {message}", file=sys.stderr)
+    for message in [*evaluation.errors, *evaluation.warnings]:
+        print(f"warning: {message}", file=sys.stderr)
