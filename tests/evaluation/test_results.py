@@ -367,7 +367,7 @@ def test_a_stray_file_beside_the_result(
     write: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write([record(0, 2)], **LABELLED)
-    (folder / "gsm8k" / "notes.json").write_text('{"mine": 1}')
+    (folder / "gsm8k" / "notes.json").write_text(json.dumps(record(1, 4)) + "\n")
     (folder / "csqa").mkdir()
     (folder / "csqa" / "H2O.json").write_text("{}\n")
     assert eval_gen.main(["--results_dir", str(folder)]) == 0
