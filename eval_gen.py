@@ -18,7 +18,7 @@ from scope.evaluation.tables import print_table
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0, or 2 where something could not be scored."""
+    """Returns the exit code: 0, or 2 where nothing was scored or a comparison was impossible."""
     arguments = _parser().parse_args(argv)
     try:
         folders = find_result_folders(arguments.results_dir)
@@ -37,9 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     for warning in evaluation.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    for message in evaluation.errors:
+    errors = evaluation.errors or ([] if evaluation.rows else ["nothing could be scored"])
+    for message in errors:
         print(f"error: {message}", file=sys.stderr)
-    return 2 if evaluation.errors else 0
+    return 2 if errors else 0
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -19,8 +19,9 @@ FLOORS = [
     {"cache"},
     {"attention"},
     {"generation"},
-    {"recall", "longgenbench"},
-    {"evaluation"},
+    {"recall"},
+    {"tasks"},
+    {"longgenbench", "evaluation"},
     {"harness"},
     {"plots"},
 ]

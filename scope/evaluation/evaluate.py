@@ -24,36 +24,38 @@ class Row:
     baseline's, None without a baseline for this data set.
     """
 
-    name: str
-    folder: ResultFolder
     result: DatasetResult
     score: indexed.Score
     accuracy: Estimate
     difference: Estimate | None
 
     @property
+    def name(self) -> str:
+        return self.result.name
+
+    @property
     def kv_bytes(self) -> int | None:
         """Bytes of KV cache per sequence, from run.json."""
-        return self.result.run.get("metrics", {}).get("kv_bytes_per_sequence")
+        return self.result.run.count("metrics", "kv_bytes_per_sequence")
 
     @property
     def equal_tokens(self) -> float | None:
         """Share of tokens that the full cache would choose too, from run.json."""
-        return self.result.run.get("metrics", {}).get("agreement", {}).get("equal_tokens")
+        return self.result.run.number("metrics", "agreement", "equal_tokens")
 
     @property
     def mean_kl(self) -> float | None:
         """Divergence of the predictions from the full cache's, in nats, from run.json."""
-        return self.result.run.get("metrics", {}).get("agreement", {}).get("mean_kl")
+        return self.result.run.number("metrics", "agreement", "mean_kl")
 
     @property
     def tokens_per_second(self) -> float | None:
-        return self.result.run.get("metrics", {}).get("tokens_per_second")
+        return self.result.run.number("metrics", "tokens_per_second")
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Rows in the order of the folders; errors cost a row or a difference, warnings do not."""
+    """Rows in the order of the folders; errors cost a difference, warnings at most a row."""
 
     rows: list[Row]
     errors: list[str]
@@ -77,40 +79,51 @@ def evaluate(
 ) -> Evaluation:
     """Scores the folders and writes each one's results.csv.
 
-    A folder with a broken or duplicate line is not scored at all, and its results.csv is left
-    alone; the others are.
+    A data set with a broken or duplicate line is not scored, and has -1 in results.csv.
     """
     evaluation = Evaluation([], [], [])
     for folder in folders:
-        try:
-            name = folder.name
-            results = [read_dataset(folder, dataset) for dataset in folder.files]
-            scores = {result.dataset: indexed.score(result) for result in results}
-        except (ScopeError, OSError) as error:
-            evaluation.errors.append(str(error))
-            continue
-        try:
-            write_results_csv(
-                folder,
-                {
-                    key: round(score.indexed, 4) if score.upstream is None else score.upstream
-                    for key, score in scores.items()
-                },
-            )
-        except OSError as error:
-            evaluation.warnings.append(f"{folder.path}/results.csv: not written ({error.strerror})")
-        for result in results:
-            if result.missing:
-                evaluation.warnings.append(
-                    f"{result.path}: rows {_ranges(result.missing)} of the data file are missing; "
-                    "start the run again to complete it"
-                )
-            score = scores[result.dataset]
-            difference = _difference(result, (baseline or {}).get(result.dataset), evaluation)
-            evaluation.rows.append(
-                Row(name, folder, result, score, estimate(score.accuracies), difference)
-            )
+        rows = []
+        for dataset in folder.files:
+            try:
+                result = read_dataset(folder, dataset)
+            except ScopeError as error:
+                evaluation.warnings.append(f"not scored: {error}")
+                continue
+            rows.append(_row(result, (baseline or {}).get(dataset), evaluation))
+        evaluation.rows.extend(rows)
+        if rows:
+            _write(folder, rows, evaluation)
     return evaluation
+
+
+def _row(result: DatasetResult, baseline: DatasetResult | None, evaluation: Evaluation) -> Row:
+    evaluation.warnings.extend(result.problems)
+    if result.missing:
+        spans = (f"{a}-{b}" if a < b else str(a) for a, b in result.missing)
+        evaluation.warnings.append(
+            f"{result.path}: rows {', '.join(spans)} of the data file are missing; "
+            "start the run again to complete it"
+        )
+    score = indexed.score(result)
+    difference = _difference(result, baseline, evaluation)
+    return Row(result, score, estimate(score.accuracies), difference)
+
+
+def _write(folder: ResultFolder, rows: Iterable[Row], evaluation: Evaluation) -> None:
+    """results.csv, which has one name for all data sets: of several, each."""
+    scores = {row.result.dataset: row.score for row in rows}
+    figures = {
+        dataset: round(score.indexed, 4) if score.upstream is None else score.upstream
+        for dataset, score in scores.items()
+    }
+    try:
+        write_results_csv(folder, ", ".join(dict.fromkeys(row.name for row in rows)), figures)
+    except OSError as error:
+        evaluation.warnings.append(
+            f"{folder.path / 'results.csv'}: cannot be written ({error.strerror}); "
+            "the printed table has its figures"
+        )
 
 
 def _difference(
@@ -131,14 +144,3 @@ def _difference(
             "the difference is over those that both have"
         )
     return difference
-
-
-def _ranges(numbers: Iterable[int]) -> str:
-    """``0-3, 7`` for 0, 1, 2, 3, 7."""
-    spans: list[list[int]] = []
-    for number in numbers:
-        if spans and number == spans[-1][1] + 1:
-            spans[-1][1] = number
-        else:
-            spans.append([number, number])
-    return ", ".join(f"{first}-{last}" if first < last else str(first) for first, last in spans)

@@ -53,7 +53,7 @@ _LOOK = {
 
 def accuracy_by_question(rows: Sequence[Row]) -> str:
     """Indexed accuracy against the question's place in the prompt, one panel per budget."""
-    by_size = sorted(rows, key=lambda row: (row.folder.capacity or 0, row.folder.window or 0))
+    by_size = sorted(rows, key=lambda row: (row.result.capacity or 0, row.result.window or 0))
     budgets = list(dict.fromkeys(_budget(row, rows) for row in by_size))
     columns = min(_PANELS_A_LINE, len(budgets))
     lines = math.ceil(len(budgets) / columns)
@@ -67,7 +67,9 @@ def accuracy_by_question(rows: Sequence[Row]) -> str:
             for row in rows:
                 if _budget(row, rows) == budget:
                     places, accuracy = _binned(row.score.by_index)
-                    axes.plot(places, accuracy, label=row.name, linewidth=1.4, **_style(row))
+                    axes.plot(
+                        places, accuracy, label=_plain(row.name), linewidth=1.4, **_style(row)
+                    )
             axes.set_title(budget, fontsize=9)
             axes.set_xlabel("question in the prompt")
             axes.set_ylim(0, 100)
@@ -100,7 +102,7 @@ def accuracy_by_memory(rows: Sequence[Row]) -> str | None:
                 [_mebibytes(row) for row in members],
                 means,
                 yerr=[means - intervals[:, 0], intervals[:, 1] - means],
-                label=name,
+                label=_plain(name),
                 linewidth=0.8,
                 elinewidth=0.8,
                 capsize=2,
@@ -157,16 +159,22 @@ def _style(row: Row) -> dict[str, Any]:
 
 def _label(row: Row, rows: Sequence[Row]) -> str:
     """The method's name, with its budget where the rows have several."""
-    return ", ".join(filter(None, [row.name, _budget(row, rows)]))
+    return ", ".join(filter(None, [_plain(row.name), _budget(row, rows)]))
+
+
+def _plain(name: str) -> str:
+    """As a label: matplotlib reads ``$`` as mathematics and leaves out what begins with ``_``."""
+    name = name.replace("$", r"\$")
+    return f" {name}" if name.startswith("_") else name
 
 
 def _budget(row: Row, rows: Sequence[Row]) -> str:
     """C and W, as far as the rows differ in them: ``C 2048, W 512``, ``W 512`` or nothing."""
     parts = []
-    if len({other.folder.capacity for other in rows}) > 1:
-        parts.append(f"C {row.folder.capacity}")
-    if len({other.folder.window for other in rows}) > 1:
-        parts.append(f"W {row.folder.window}")
+    if len({other.result.capacity for other in rows}) > 1:
+        parts.append(f"C {row.result.capacity}")
+    if len({other.result.window for other in rows}) > 1:
+        parts.append(f"W {row.result.window}")
     return ", ".join(parts)
 
 

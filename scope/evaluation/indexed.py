@@ -4,36 +4,16 @@ Beside it, what else a reader must know to trust an accuracy: how many questions
 all, how many in the asked-for form, where the accuracy falls off, and how the output ended.
 """
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 
 import numpy as np
 
-from scope.errors import ScopeError
-from scope.evaluation import upstream
-from scope.evaluation.answers import read_choice, read_number, read_options, split_answers
-from scope.evaluation.results import ORIGINAL_DATASETS, DatasetResult, Record
-from scope.recall import scoring as recall
+from scope.evaluation.results import DatasetResult, Record
+from scope.tasks.task import Task
 
-_FIRST_QUESTION = re.compile(r"Question_([0-9]+):")
-_MARKER = "Following Question:"
 _NGRAM = 8
-
-
-@dataclass(frozen=True)
-class Marks:
-    """One prompt's questions, in order: was each answered, in the asked-for form, and rightly?"""
-
-    answered: tuple[bool, ...]
-    formatted: tuple[bool, ...]
-    correct: tuple[bool, ...]
-
-    @property
-    def accuracy(self) -> float:
-        return sum(self.correct) / len(self.correct)
 
 
 @dataclass(frozen=True)
@@ -65,21 +45,12 @@ class Score:
 
 
 def score(result: DatasetResult) -> Score:
-    """Scores one data set.
-
-    Raises:
-        ScopeError: a record whose prompt or gold answers are not LongGenBench's, by file and line.
-    """
-    records = result.records
-    marks = []
-    for record in records:
-        try:
-            marks.append(mark(record, result.dataset))
-        except ScopeError as error:
-            raise ScopeError(f"{result.path}:{record.line}: {error}") from None
+    """Scores one data set."""
+    records, task = result.records, result.task
+    marks = [task.mark(record, record.pred) for record in records]
     tokens = [r.generated_tokens for r in records if r.generated_tokens is not None]
     return Score(
-        upstream=upstream.score(records) if result.dataset in ORIGINAL_DATASETS else None,
+        upstream=_upstream(task, records) if task.is_published else None,
         accuracies=tuple(m.accuracy for m in marks),
         by_index=_mean_by_index([m.correct for m in marks]),
         answered=float(np.mean(np.concatenate([m.answered for m in marks]))),
@@ -91,31 +62,6 @@ def score(result: DatasetResult) -> Score:
     )
 
 
-def mark(record: Record, dataset: str) -> Marks:
-    """Marks one prompt's answers; text after the last question's answer does not count."""
-    if dataset == "recall":
-        correct = tuple(recall.score(record.pred, list(record.answers)))
-        answered = tuple(recall.answered(record.pred, list(record.answers)))
-        return Marks(answered, answered, correct)
-    first = _first_number(record.prompt)
-    pieces = split_answers(record.pred)
-    numeric = "####" in record.answers[0]
-    answered, formatted, correct = [], [], []
-    for offset, gold in enumerate(record.answers):
-        piece = pieces.get(first + offset, "")
-        if numeric:
-            said, right = read_number(piece), read_gold_number(gold)
-            in_form = upstream.read_numbers(f"Answer_0: {piece}")
-        else:
-            question = record.questions[offset] if offset < len(record.questions) else ""
-            said, right = read_choice(piece, read_options(question)), gold.strip().upper()
-            in_form = upstream.read_choices(f"Answer_0: {piece}")
-        answered.append(said is not None)
-        formatted.append(bool(in_form))
-        correct.append(said == right)
-    return Marks(tuple(answered), tuple(formatted), tuple(correct))
-
-
 def repetition(text: str) -> float:
     """Share of the text's 8-word sequences that repeat an earlier one."""
     words = text.split()
@@ -125,23 +71,10 @@ def repetition(text: str) -> float:
     return 1 - len(set(zip(*(words[i:] for i in range(_NGRAM)), strict=False))) / total
 
 
-def read_gold_number(answer: str) -> Fraction:
-    """The number after ``####`` in a GSM8K answer.
-
-    Raises:
-        ScopeError: there is none.
-    """
-    number = read_number(answer.rpartition("####")[2])
-    if number is None:
-        raise ScopeError(f"the gold answer {answer[-40:]!r} has no number after '####'")
-    return number
-
-
-def _first_number(prompt: str) -> int:
-    match = _FIRST_QUESTION.search(prompt, max(prompt.rfind(_MARKER), 0))
-    if match is None:
-        raise ScopeError("the prompt has no 'Question_<number>:'; it is not a LongGenBench prompt")
-    return int(match[1])
+def _upstream(task: Task, records: Sequence[Record]) -> float:
+    """The published score: mean over prompts in percent, rounded as the original does."""
+    total = sum(task.upstream_accuracy(record, record.pred) for record in records)
+    return round(100 * total / len(records), 4)
 
 
 def _mean_by_index(correct: Sequence[Sequence[bool]]) -> tuple[float, ...]:

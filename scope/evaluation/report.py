@@ -4,6 +4,7 @@ report.html needs no other file. report.md shows the pictures that lie in ``figu
 """
 
 import base64
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -16,6 +17,7 @@ from scope.evaluation import figures
 from scope.evaluation.evaluate import Evaluation, Row
 from scope.evaluation.tables import Column, full_columns
 
+_NOT_IN_LINKS = re.compile(r"[^\w.+-]+")
 _TITLE = "LongGenBench results"
 _NOTES = (
     "Scores are accuracies in percent, averaged over prompts. Upstream compares the i-th answer "
@@ -67,14 +69,14 @@ def write_report(evaluation: Evaluation, out: Path) -> Path:
 
 def _sections(rows: Sequence[Row]) -> Iterator[_Section]:
     def group(row: Row) -> tuple[str, int, str]:
-        return row.result.dataset, len(row.score.by_index), row.folder.model
+        return row.result.dataset, len(row.score.by_index), row.result.model
 
     def order(row: Row) -> tuple[str, int, int]:
-        return row.name.lower(), row.folder.capacity or 0, row.folder.window or 0
+        return row.name.lower(), row.result.capacity or 0, row.result.window or 0
 
     for (dataset, questions, model), members in groupby(sorted(rows, key=group), key=group):
         chosen = sorted(members, key=order)
-        pictures = _pictures(f"{dataset}_{questions}_{model}", chosen)
+        pictures = _pictures(_NOT_IN_LINKS.sub("_", f"{dataset}_{questions}_{model}"), chosen)
         title = f"{dataset}, {questions} questions a prompt, {model}"
         yield _Section(title, full_columns(chosen), pictures)
 
@@ -105,15 +107,23 @@ def _pictures(prefix: str, rows: Sequence[Row]) -> list[_Picture]:
 def _markdown(sections: Sequence[_Section], problems: Sequence[str]) -> str:
     parts = [f"# {_TITLE}", *_NOTES]
     if problems:
-        parts.append("**Problems**\n\n" + "\n".join(f"- {problem}" for problem in problems))
+        parts.append("**Problems**\n\n" + "\n".join(f"- {_plain(problem)}" for problem in problems))
     for section in sections:
         header = [column.title for column in section.columns]
         rule = [":--" if column.is_text else "--:" for column in section.columns]
         rows = zip(*(column.cells for column in section.columns), strict=True)
-        parts.append(f"## {section.title}")
-        parts.append("\n".join(f"| {' | '.join(row)} |" for row in [header, rule, *rows]))
+        parts.append(f"## {_plain(section.title)}")
+        parts.append(
+            "\n".join(f"| {' | '.join(map(_plain, row))} |" for row in [header, rule, *rows])
+        )
         parts += [f"![{p.name}](figures/{p.name}.svg)\n\n{p.caption}" for p in section.pictures]
     return "\n\n".join(parts) + "\n"
+
+
+def _plain(text: str) -> str:
+    """One line of Markdown that shows a text as it is, in a table too."""
+    line = " ".join(escape(text, quote=False).split())
+    return re.sub(r"([\\`|])", r"\\\1", line)
 
 
 def _html(sections: Sequence[_Section], problems: Sequence[str]) -> str:

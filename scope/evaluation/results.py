@@ -2,13 +2,14 @@
 
 ::
 
-    <name>/<model>_<C>/              one result folder: one configuration
-        gsm8k/<method>.json          one JSON line per prompt, any of gsm8k, mmlu, csqa
+    <name>/<model>_<C>/              one result folder: one configuration a data set
+        gsm8k/<method>.json          one JSON line per prompt, any data set of `scope.tasks`
         gsm8k/run.json               how it was made (ours only)
         results.csv                  the scores, in the original's form
 
-Nothing that looks wrong is passed over: a line that cannot be read, or a prompt that is there
-twice, raises an error with file and line; prompts that are not there yet are listed as missing.
+``<C>`` is ``full`` where a method reads none. Nothing that looks wrong is passed over: a line that
+cannot be read, or a prompt that is there twice, raises an error with file and line; prompts that
+are not there yet are listed as missing.
 """
 
 import csv
@@ -17,21 +18,20 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from scope.errors import ScopeError
-from scope.recall.scoring import is_answer
-
-ORIGINAL_DATASETS = ("gsm8k", "mmlu", "csqa")
-DATASETS = (*ORIGINAL_DATASETS, "recall")
+from scope.evaluation.runfile import RunFile, is_count, read_run
+from scope.tasks.registry import TASKS, published_names, recognise
+from scope.tasks.task import Task
 
 _CONFIGURATION_FOLDER = re.compile(
-    r"(?P<name>.+)_decoding_window_(?P<window>\d+)_recent_window_\d+"
+    r"(?P<name>.+)_decoding_window_(?P<window>\d{1,18})_recent_window_\d+"
 )
-_MODEL_FOLDER = re.compile(r"(?P<model>.+)_(?P<capacity>\d+)")
+_MODEL_FOLDER = re.compile(r"(?P<model>.+)_(?:(?P<capacity>\d{1,18})|full)")
 _REQUIRED = {"prompt": str, "questions": list, "answers": list, "pred": str}
-_OPTIONAL = {"index": int, "generated_tokens": int, "stopped": str}
+_COUNTS = ("index", "generated_tokens")
 
 
 @dataclass(frozen=True)
@@ -55,66 +55,74 @@ class Record:
 
 @dataclass(frozen=True)
 class DatasetResult:
-    """All records of one data set in one result folder, in the order of the data file."""
+    """All records of one data set in one result folder, in the order of the data file.
 
-    path: Path
-    dataset: str
-    records: tuple[Record, ...]
-    run: Mapping[str, Any]
-
-    @property
-    def missing(self) -> tuple[int, ...]:
-        """Rows of the data file without a record, as far as the records or run.json can tell."""
-        seen = {record.index for record in self.records if record.index is not None}
-        planned = self.run.get("data", {}).get("rows") or range(max(seen, default=-1) + 1)
-        return tuple(sorted(set(planned) - seen))
-
-
-@dataclass(frozen=True)
-class ResultFolder:
-    """One configuration: ``files`` maps each data set that is there to its JSON-lines file.
-
-    What the configuration was is read from run.json, or else from the original's folder names.
+    What the configuration was is read from the run.json beside them, or else from the original's
+    folder names. ``problems`` says what lies there and was not read.
     """
 
     path: Path
-    files: Mapping[str, Path]
+    dataset: str
+    task: Task
+    records: tuple[Record, ...]
+    run: RunFile
+    problems: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """``method+decoding_metric``, and what tokens compete by where that was chosen."""
-        if self._config.keys() >= {"method", "decoding_metric"}:
-            score = self._config.get("decoding_score")
-            name = f"{self._config['method']}+{self._config['decoding_metric']}"
-            return f"{name} ({score})" if score else name
-        return self._named.get("name", self.path.resolve().parent.name)
+        return self.run.label or self._named.get("name") or self._folder.parent.name
 
     @property
     def model(self) -> str:
-        return self._named.get("model", self.path.resolve().name)
+        return self._named.get("model") or self._folder.name
 
     @property
     def capacity(self) -> int | None:
         """C, the tokens kept of the prompt."""
-        return _to_int(self._config.get("max_capacity_prompt", self._named.get("capacity")))
+        return self._size("max_capacity_prompt", "capacity")
 
     @property
     def window(self) -> int | None:
         """W, the tokens kept of the generation."""
-        return _to_int(self._config.get("decoding_window_size", self._named.get("window")))
+        return self._size("decoding_window_size", "window")
 
-    @cached_property
-    def _config(self) -> Mapping[str, Any]:
-        return next((c for file in self.files.values() if (c := read_run(file).get("config"))), {})
+    @property
+    def missing(self) -> list[tuple[int, int]]:
+        """First and last row of each gap, as far as the records or run.json can tell."""
+        seen = sorted({r.index for r in self.records if r.index is not None})
+        if self.run.rows is None:
+            return [(a + 1, b - 1) for a, b in pairwise([-1, *seen]) if b - a > 1]
+        spans: list[tuple[int, int]] = []
+        for row in sorted(set(self.run.rows) - set(seen)):
+            if spans and row == spans[-1][1] + 1:
+                spans[-1] = spans[-1][0], row
+            else:
+                spans.append((row, row))
+        return spans
+
+    def _size(self, key: str, part: str) -> int | None:
+        own, named = self.run.count("config", key), self._named.get(part)
+        return int(named) if own is None and named else own
+
+    @property
+    def _folder(self) -> Path:
+        return self.path.resolve().parent.parent
 
     @cached_property
     def _named(self) -> Mapping[str, str]:
-        path = self.path.resolve()
-        configuration = _CONFIGURATION_FOLDER.fullmatch(path.parent.name)
-        model = _MODEL_FOLDER.fullmatch(path.name)
-        return {
-            k: v for match in (configuration, model) if match for k, v in match.groupdict().items()
-        }
+        configuration = _CONFIGURATION_FOLDER.fullmatch(self._folder.parent.name)
+        model = _MODEL_FOLDER.fullmatch(self._folder.name)
+        parts = [match.groupdict() for match in (configuration, model) if match]
+        return {key: text for part in parts for key, text in part.items() if text}
+
+
+@dataclass(frozen=True)
+class ResultFolder:
+    """``files`` maps each data set that is there to its JSON-lines files: one, and strays."""
+
+    path: Path
+    files: Mapping[str, tuple[Path, ...]]
 
 
 def find_result_folders(root: Path) -> list[ResultFolder]:
@@ -127,40 +135,63 @@ def find_result_folders(root: Path) -> list[ResultFolder]:
         raise ScopeError(
             f"{root} is not a folder; a result folder or a parent of some was expected"
         )
-    found: dict[Path, dict[str, Path]] = {}
+    found: dict[Path, dict[str, tuple[Path, ...]]] = {}
     for file in sorted(root.rglob("*.json")):
-        known = file.parent.name in DATASETS or file.with_name("run.json").exists()
-        if file.name == "run.json" or not known:
+        known = file.parent.name in TASKS or file.with_name("run.json").exists()
+        if file.name == "run.json" or not known or not file.is_file():
             continue
         files = found.setdefault(file.parent.parent, {})
-        if file.parent.name in files:
-            raise ScopeError(f"{file.parent} holds several result files; one was expected")
-        files[file.parent.name] = file
+        files[file.parent.name] = (*files.get(file.parent.name, ()), file)
     if not found:
         raise ScopeError(
             f"no results below {root}; expected <model>_<C>/<dataset>/<method>.json, "
-            f"with dataset one of {', '.join(DATASETS)}"
+            f"with dataset one of {', '.join(TASKS)}"
         )
     return [ResultFolder(path, files) for path, files in sorted(found.items())]
 
 
 def read_dataset(folder: ResultFolder, dataset: str) -> DatasetResult:
-    """Reads one data set of a result folder.
+    """Reads one data set of a result folder; of several files, the one that run.json names.
 
     Raises:
-        ScopeError: a broken or duplicate line, named by file and line.
+        ScopeError: no file of it can be read, or none is known to be the one; by file and line.
     """
-    path = folder.files[dataset]
+    files = folder.files[dataset]
+    run = read_run(files[0])
+    named = [file for file in files if file.stem == run.text("config", "method")]
+    problems = [] if run.problem is None else [run.problem]
+    read: list[tuple[Path, Task, tuple[Record, ...]]] = []
+    for file in named or files:
+        try:
+            read.append((file, *_read_file(file, dataset)))
+        except (ScopeError, OSError) as error:
+            problems.append(str(error))
+    if not read:
+        raise ScopeError("; ".join(problems))
+    if len(read) > 1:
+        names = ", ".join(file.name for file, _, _ in read)
+        raise ScopeError(f"{files[0].parent} holds several result files, {names}; keep one")
+    if named:
+        problems += [f"{file}: not the result that run.json names" for file in {*files} - {*named}]
+    path, task, records = read[0]
+    return DatasetResult(path, dataset, task, records, run, tuple(sorted(problems)))
+
+
+def _read_file(path: Path, dataset: str) -> tuple[Task, tuple[Record, ...]]:
+    task = TASKS.get(dataset)
     records: list[Record] = []
     first_line: dict[object, int] = {}
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             record = _parse_record(line, number, path)
-            if dataset == "recall" and not all(map(is_answer, record.answers)):
+            try:
+                task = task or recognise(record)
+                task.check(record)
+            except ScopeError as error:
                 raise ScopeError(
-                    f"{path}:{number}: not answers as the data set recall has them; name the "
-                    f"folder after its own, one of {', '.join(DATASETS)}"
-                )
+                    f"{path}:{number}: {error}; a folder is named after its own data set, one of "
+                    f"{', '.join(TASKS)}"
+                ) from None
             key = record.prompt if record.index is None else record.index
             if key in first_line:
                 raise ScopeError(
@@ -169,45 +200,26 @@ def read_dataset(folder: ResultFolder, dataset: str) -> DatasetResult:
                 )
             first_line[key] = number
             records.append(record)
-    if not records:
+    if task is None or not records:
         raise ScopeError(f"{path}:1: the file is empty; run the example again")
     if all(record.index is not None for record in records):
         records.sort(key=lambda record: record.index or 0)
-    return DatasetResult(path, dataset, tuple(records), read_run(path))
+    return task, tuple(records)
 
 
-def read_run(result_file: Path) -> Mapping[str, Any]:
-    """The run.json beside a result file; empty where there is none."""
-    path = result_file.with_name("run.json")
-    if not path.exists():
-        return {}
-    try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ScopeError(f"{path}: not JSON ({error}); restore it or delete it") from None
-    if not isinstance(run, dict) or not all(
-        isinstance(run.get(key, {}), dict) for key in ("config", "data", "metrics")
-    ):
-        raise ScopeError(f"{path}: not the run.json of a run; restore it or delete it")
-    return run
-
-
-def write_results_csv(folder: ResultFolder, scores: Mapping[str, float]) -> Path:
+def write_results_csv(folder: ResultFolder, name: str, scores: Mapping[str, float]) -> Path:
     """Writes the original's results.csv: two lines, CRLF, -1 for a data set that is not there.
 
     Data sets that the original does not have get a column each where there are any.
     """
-    datasets = [*ORIGINAL_DATASETS, *(d for d in sorted(scores) if d not in ORIGINAL_DATASETS)]
+    published = published_names()
+    datasets = [*published, *(dataset for dataset in sorted(scores) if dataset not in published)]
     path = folder.path / "results.csv"
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["dataset", *datasets])
-        writer.writerow([folder.name, *(scores.get(dataset, -1) for dataset in datasets)])
+        writer.writerow([name, *(scores.get(dataset, -1) for dataset in datasets)])
     return path
-
-
-def _to_int(value: int | str | None) -> int | None:
-    return None if value is None else int(value)
 
 
 def _parse_record(line: bytes, number: int, path: Path) -> Record:
@@ -216,16 +228,18 @@ def _parse_record(line: bytes, number: int, path: Path) -> Record:
 
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise broken("not a complete JSON line") from None
     if not isinstance(row, dict):
         raise broken("not a JSON object")
     for key, kind in _REQUIRED.items():
         if not isinstance(row.get(key), kind):
             raise broken(f"key '{key}' is missing or not a {kind.__name__}")
-    for key, kind in _OPTIONAL.items():
-        if row.get(key) is not None and not isinstance(row[key], kind):
-            raise broken(f"key '{key}' is not a {kind.__name__}")
+    for key in _COUNTS:
+        if row.get(key) is not None and not is_count(row[key]):
+            raise broken(f"key '{key}' is not a whole number")
+    if not isinstance(row.get("stopped"), str | None):
+        raise broken("key 'stopped' is not a text")
     if not row["answers"] or not all(isinstance(a, str) for a in row["answers"]):
         raise broken("key 'answers' is not a list of texts")
     return Record(
@@ -234,5 +248,5 @@ def _parse_record(line: bytes, number: int, path: Path) -> Record:
         questions=tuple(map(str, row["questions"])),
         answers=tuple(row["answers"]),
         pred=row["pred"],
-        **{key: row.get(key) for key in _OPTIONAL},
+        **{key: row.get(key) for key in (*_COUNTS, "stopped")},
     )

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from scope.errors import ScopeError
-from scope.evaluation.indexed import mark
 from scope.evaluation.results import DatasetResult
 
 _RESAMPLES = 10_000
@@ -46,7 +45,7 @@ def paired_difference(result: DatasetResult, baseline: DatasetResult) -> Estimat
     Raises:
         ScopeError: the two were not made from the same data file.
     """
-    hashes = [run.get("data", {}).get("sha256") for run in (result.run, baseline.run)]
+    hashes = [run.text("data", "sha256") for run in (result.run, baseline.run)]
     if all(hashes) and hashes[0] != hashes[1]:
         raise ScopeError(
             f"{result.path}:1: made from another data file than {baseline.path} "
@@ -60,5 +59,5 @@ def paired_difference(result: DatasetResult, baseline: DatasetResult) -> Estimat
             f"{result.path}:{stranger.line}: these questions are not in the baseline "
             f"{baseline.path}; compare runs over the same data file"
         )
-    name = result.dataset
-    return estimate([mark(a, name).accuracy - mark(b, name).accuracy for a, b in pairs])
+    mark = result.task.mark
+    return estimate([mark(a, a.pred).accuracy - mark(b, b.pred).accuracy for a, b in pairs])

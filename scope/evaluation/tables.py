@@ -22,8 +22,8 @@ def short_columns(rows: Sequence[Row]) -> list[Column]:
     return _drop_empty(
         [
             _column("configuration", rows, lambda row: row.name, is_text=True),
-            _column("C", rows, lambda row: _count(row.folder.capacity)),
-            _column("W", rows, lambda row: _count(row.folder.window)),
+            _column("C", rows, lambda row: _count(row.result.capacity)),
+            _column("W", rows, lambda row: _count(row.result.window)),
             _column("data", rows, lambda row: row.result.dataset, is_text=True),
             *_scores(rows),
             _column("answered %", rows, lambda row: _percent(row.score.answered)),
@@ -49,8 +49,8 @@ def full_columns(rows: Sequence[Row]) -> list[Column]:
     return _drop_empty(
         [
             _column("configuration", rows, lambda row: row.name, is_text=True),
-            _column("C", rows, lambda row: _count(row.folder.capacity)),
-            _column("W", rows, lambda row: _count(row.folder.window)),
+            _column("C", rows, lambda row: _count(row.result.capacity)),
+            _column("W", rows, lambda row: _count(row.result.window)),
             *_scores(rows),
             *_costs(rows),
             _column("answered %", rows, lambda row: _percent(row.score.answered)),

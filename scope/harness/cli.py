@@ -95,9 +95,7 @@ def _score(jobs: list[Job]) -> None:
     evaluation = evaluate(folders.values())
     if evaluation.rows:
         print_table(evaluation.rows)
-    for message in evaluation.errors:
-        print(f"warning: not scored: {message}", file=sys.stderr)
-    for message in evaluation.warnings:
+    for message in [*evaluation.errors, *evaluation.warnings]:
         print(f"warning: {message}", file=sys.stderr)
 
 

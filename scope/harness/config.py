@@ -8,6 +8,7 @@ from typing import Any, Literal
 from scope import registry
 from scope.compression import Compression
 from scope.methods.fidelity import Fidelity
+from scope.tasks.registry import TASKS
 
 BatchSize = int | Literal["auto"]
 
@@ -49,11 +50,14 @@ class RunConfig:
     fidelity: str = _option("follow the paper or the published code: paper, upstream", "paper")
 
     dataset: list[str] | None = _option(
-        "data sets in the order to run: gsm8k mmlu csqa recall (default: the first three; for "
+        f"data sets in the order to run: {' '.join(TASKS)} (default: the published ones; for "
         "--data_file, the one its name begins with)",
         None,
     )
-    K: int = _option("questions per prompt; with 30 and 60, csqa takes 40 and 80", 30)
+    K: int | None = _option(
+        "questions per prompt; with 30 and 60, csqa takes 40 and 80 (default 30, or --data_file's)",
+        None,
+    )
     data_dir: Path = _option(
         "folder of {dataset}/{dataset}_{K}.jsonl files", Path("data/LongGenBench")
     )
@@ -76,7 +80,9 @@ class RunConfig:
         "or the tokenizer's one (default model)",
         None,
     )
-    max_new_tokens: int | None = _option("T (default 4096 for K <= 30, 8192 beyond)", None)
+    max_new_tokens: int | None = _option(
+        "T (default 4096 for K <= 30, 8192 beyond; of --data_file, its own K counts)", None
+    )
     min_new_tokens: int | None = _option(
         "tokens before an end of text is allowed (default 0)", None
     )

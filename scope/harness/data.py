@@ -1,7 +1,6 @@
 """The examples of a data file, ready for the model."""
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,9 @@ from transformers import PreTrainedTokenizerBase
 
 from scope.errors import ScopeError
 from scope.harness.jobs import Job
+from scope.harness.rows import read_rows
 from scope.longgenbench import instructions
-from scope.recall.scoring import is_answer
+from scope.tasks.registry import find_task
 
 
 @dataclass(frozen=True)
@@ -30,46 +30,6 @@ class Example:
     questions: list[str]
     answers: list[str]
     tokens: list[int]
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """All rows of a data file: JSON lines with prompt, questions and answers.
-
-    Raises:
-        ScopeError: no such file, or a line that is not such a row, with its number.
-    """
-    try:
-        # Not splitlines(): some questions hold characters that it takes for line ends.
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    except OSError as error:
-        raise ScopeError(
-            f"data file {path}: {error.strerror}; build it with "
-            "scripts/scripts_longgenbench/create_*.sh or name one with --data_file"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise ScopeError(f"data file {path}: not UTF-8 text ({error.reason})") from None
-    if lines == [""]:
-        raise ScopeError(f"data file {path} is empty; expected JSON lines")
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ScopeError(f"data file {path}, line {number}: not JSON ({error})") from None
-        if not (
-            isinstance(row, dict)
-            and isinstance(row.get("prompt"), str)
-            and isinstance(row.get("questions"), list)
-            and isinstance(row.get("answers"), list)
-            and row["answers"]
-            and all(isinstance(answer, str) for answer in row["answers"])
-        ):
-            raise ScopeError(
-                f"data file {path}, line {number}: expected a JSON object with the text prompt and "
-                "the lists questions and answers, of which answers holds one text or more"
-            )
-        rows.append(row)
-    return rows
 
 
 def file_hash(path: Path) -> str:
@@ -104,23 +64,20 @@ def load_examples(
         context_length: most tokens that the model takes, prompt and generation together.
 
     Raises:
-        ScopeError: an unreadable data file, or a prompt that leaves no room for the generation.
+        ScopeError: an unreadable data file, a row that the data set could not mark, or a
+            prompt that leaves no room for the generation.
     """
     instruction = instructions.load(job.instruction_file).get(job.dataset)
     if instruction is None:
         raise ScopeError(
             f"--instruction_file {job.instruction_file}: no entry for the data set {job.dataset}"
         )
+    task = find_task(job.dataset)
     room = context_length - job.max_new_tokens
     if job.max_prompt_tokens is not None:
         room = min(room, job.max_prompt_tokens)
     examples = []
     for index, row in select_rows(job):
-        if job.dataset == "recall" and not all(map(is_answer, row["answers"])):
-            raise ScopeError(
-                f"{job.data_file}, line {index + 1}: not answers as the data set recall has them; "
-                "say with --dataset which one it is"
-            )
         prompt = instructions.render_prompt(
             instruction,
             row["prompt"],
@@ -140,7 +97,15 @@ def load_examples(
                 f"{max(room, 0)}; lower --max_new_tokens, use shorter prompts, or set "
                 "--truncate_prompts true"
             )
-        examples.append(Example(index, prompt, row["questions"], row["answers"], tokens))
+        example = Example(index, prompt, row["questions"], row["answers"], tokens)
+        try:
+            task.check(example)
+        except ScopeError as error:
+            raise ScopeError(
+                f"{job.data_file}, line {index + 1}: {error}; repair it, or say with --dataset "
+                "which data set it is"
+            ) from None
+        examples.append(example)
     return examples
 
 

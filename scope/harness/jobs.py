@@ -9,16 +9,13 @@ import torch
 
 from scope.compression import Compression
 from scope.errors import ScopeError
-from scope.evaluation.results import DATASETS, ORIGINAL_DATASETS
 from scope.harness.config import BatchSize, RunConfig
 from scope.harness.folders import default_save_dir
+from scope.harness.rows import questions_per_prompt
+from scope.tasks.registry import TASKS, find_task, published_names
+from scope.tasks.task import Task
 
-# Rows of the published MMLU files (0-based) that the original leaves out, because its prefill
-# scores did not fit in memory.
-_PUBLISHED_MMLU_DROPS = (21, 30, 31, 48)
-
-# CSQA's questions are short: the published sets ask 4/3 as many per prompt.
-_PUBLISHED_CSQA_K = {30: 40, 60: 80}
+_DEFAULT_K = 30
 
 # Longest prompts of the original, by a part of the model's name.
 _PUBLISHED_PROMPT_LIMITS = {
@@ -115,19 +112,17 @@ def jobs_of(run: RunConfig) -> list[Job]:
 
 def _datasets(run: RunConfig) -> list[str]:
     if run.data_file is None:
-        chosen = run.dataset or list(ORIGINAL_DATASETS)
+        chosen = run.dataset or published_names()
     elif run.dataset:
         chosen = run.dataset
     else:
-        chosen = [name for name in DATASETS if run.data_file.name.lower().startswith(name)]
+        chosen = [name for name in TASKS if run.data_file.name.lower().startswith(name)]
         if not chosen:
             raise ScopeError(
-                f"--data_file {run.data_file}: say with --dataset which of {', '.join(DATASETS)} "
-                "it is"
+                f"--data_file {run.data_file}: say with --dataset which of {', '.join(TASKS)} it is"
             )
-    unknown = [name for name in chosen if name not in DATASETS]
-    if unknown:
-        raise ScopeError(f"unknown dataset {unknown[0]!r}; expected {', '.join(DATASETS)}")
+    for name in chosen:
+        find_task(name)
     if run.data_file is not None and len(chosen) > 1:
         raise ScopeError("--data_file goes with one --dataset")
     return chosen
@@ -157,22 +152,24 @@ def _check_device(name: str) -> None:
 def _job(run: RunConfig, dataset: str) -> Job:
     upstream = run.fidelity.lower() == "upstream"
     compression = run.compression
-    questions = _PUBLISHED_CSQA_K.get(run.K, run.K) if dataset == "csqa" else run.K
+    task = find_task(dataset)
+    questions = task.questions(run.K if run.K is not None else _DEFAULT_K)
     data_file = run.data_file or run.data_dir / dataset / f"{dataset}_{questions}.jsonl"
+    k = _k(run, task, data_file)
     save_dir = run.save_dir or default_save_dir(run, compression)
     capacity = compression.options.get("max_capacity_prompt", "full")
     model_name = Path(run.model_path).name.lower().removesuffix(".gguf")
     device = run.device or ("cuda" if torch.cuda.is_available() else "cpu")
     _check_device(device)
     dtype = "float16" if upstream else "float32" if device == "cpu" else "bfloat16"
-    max_new_tokens = run.max_new_tokens or _max_new_tokens(run.K, dataset, upstream)
+    max_new_tokens = run.max_new_tokens or task.max_new_tokens(k, upstream)
     min_new_tokens = _or(run.min_new_tokens, 1 if upstream else 0)
     if min_new_tokens > max_new_tokens:
         raise ScopeError(
             f"--min_new_tokens {min_new_tokens} is more than the {max_new_tokens} new tokens that "
             "there may be; lower it or raise --max_new_tokens"
         )
-    drop_rows = _PUBLISHED_MMLU_DROPS if upstream and dataset == "mmlu" else ()
+    drop_rows = task.published_drops if upstream else ()
     return Job(
         model_path=run.model_path,
         dataset=dataset,
@@ -197,11 +194,19 @@ def _job(run: RunConfig, dataset: str) -> Job:
     )
 
 
-def _max_new_tokens(k: int, dataset: str, upstream: bool) -> int:
-    if not upstream:
-        return 4096 if k <= 30 else 8192
-    # The original decides after it has turned K = 30 into csqa's 40.
-    return 4096 if k == 30 and dataset != "csqa" else 7950
+def _k(run: RunConfig, task: Task, data_file: Path) -> int:
+    """The K that T follows: that of --data_file, or else what was asked for.
+
+    Raises:
+        ScopeError: a data file of another data set or K.
+    """
+    asked = run.K if run.K is not None else _DEFAULT_K
+    if run.data_file is not None:
+        expected = None if run.K is None else task.questions(run.K)
+        return task.k(questions_per_prompt(data_file, task.name, expected))
+    if data_file.exists():
+        questions_per_prompt(data_file, task.name, task.questions(asked))
+    return asked
 
 
 def _prompt_limit(model_name: str, upstream: bool) -> int | None:

@@ -18,7 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from scope.errors import ScopeError
-from scope.longgenbench import sources, styles
+from scope.longgenbench import styles
+from scope.tasks.numbered import NumberedTask
+from scope.tasks.registry import TASKS
+from scope.tasks.sources import Item, Source
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,11 +58,11 @@ def build(
     """Writes ``<dataset>_<k>.jsonl`` and its note, and returns the data file's path.
 
     Args:
-        dataset: ``gsm8k``, ``mmlu`` or ``csqa``.
+        dataset: ``gsm8k``, ``mmlu`` or ``csqa``, or another numbered one.
         k: questions per prompt; questions left over after the last full prompt are not used.
             MMLU has one prompt per subject, with that subject's first ``k`` questions.
         style: ``fixed`` or ``upstream``, see ``styles``.
-        source: local files, see ``sources.read``; None for the hub.
+        source: local files, see the data set's ``read``; None for the hub.
         prompt_path: demonstrations other than our own; ``upstream`` needs the published ones.
         out: folder, made where it is missing; None for ``data/LongGenBench/<dataset>``, where
             run_longgenbench.py looks.
@@ -70,9 +73,12 @@ def build(
     """
     if k < 1:
         raise ScopeError(f"--k {k}: at least 1 question a prompt was expected")
-    writer = styles.load(style, dataset, prompt_path)
-    read = sources.read(dataset, source)
-    rows = [_row(writer, subject, items) for subject, items in _prompts(read, k, seed)]
+    task = _numbered_tasks()[dataset]
+    write = styles.load(style, task, prompt_path)
+    if source is not None and not source.exists():
+        raise ScopeError(f"--source {source} does not exist")
+    read = task.read(source)
+    rows = [_row(write, subject, items) for subject, items in _prompts(read, k, seed)]
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     meta = {
         "dataset": dataset,
@@ -105,14 +111,19 @@ def read_meta(data_file: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise ScopeError(f"{path}: not JSON; build the data file again or delete this") from None
+        meta = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        meta = None
+    if not isinstance(meta, dict):
+        raise ScopeError(f"{path}: not a JSON object; build the data file again or delete this")
+    return meta
 
 
-def _prompts(
-    source: sources.Source, k: int, seed: int | None
-) -> Iterator[tuple[str, Sequence[sources.Item]]]:
+def _numbered_tasks() -> dict[str, NumberedTask]:
+    return {name: task for name, task in TASKS.items() if isinstance(task, NumberedTask)}
+
+
+def _prompts(source: Source, k: int, seed: int | None) -> Iterator[tuple[str, Sequence[Item]]]:
     generator = random.Random(seed)
     for subject, items in source.items.items():
         if len(items) < k:
@@ -126,8 +137,8 @@ def _prompts(
             yield subject, items[place * k : (place + 1) * k]
 
 
-def _row(style: styles.Style, subject: str, items: Sequence[sources.Item]) -> dict[str, Any]:
-    prompt, questions = style.write(subject, items)
+def _row(write: styles.Writer, subject: str, items: Sequence[Item]) -> dict[str, Any]:
+    prompt, questions = write(subject, items)
     task = {"task": subject} if subject else {}
     return {
         **task,
@@ -145,9 +156,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m scope.longgenbench.build", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("dataset", choices=("gsm8k", "mmlu", "csqa"))
+    parser.add_argument("dataset", choices=tuple(_numbered_tasks()))
     parser.add_argument("--k", type=int, required=True, help="questions per prompt")
-    parser.add_argument("--style", choices=("fixed", "upstream"), default="fixed")
+    parser.add_argument("--style", choices=styles.STYLES, default="fixed")
     parser.add_argument(
         "--source",
         type=Path,

@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scope.errors import ScopeError
+from scope.tasks.registry import TASKS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PROMPT_STYLES = ("plain", "chat", "upstream")
-
-_OWN = Path(__file__).with_name("instructions.json")
 
 
 def load(path: Path | None = None) -> dict[str, str]:
@@ -20,8 +19,10 @@ def load(path: Path | None = None) -> dict[str, str]:
     Raises:
         ScopeError: ``path`` cannot be read or is not an object of texts.
     """
+    if path is None:
+        return {name: task.instruction for name, task in TASKS.items()}
     try:
-        instructions: Any = json.loads((path or _OWN).read_text(encoding="utf-8"))
+        instructions: Any = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ScopeError(f"--instruction_file {path}: {error.strerror}") from None
     except ValueError as error:

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scope.evaluation.answers import read_choice, read_number, read_options, split_answers
-from scope.evaluation.indexed import mark, repetition
+from scope.evaluation.indexed import repetition
 from scope.evaluation.results import Record
+from scope.tasks.answers import read_choice, read_number, read_options, split_answers
+from scope.tasks.registry import TASKS
+from scope.tasks.task import Marks
 
 OPTIONS = {"A": "race track", "B": "a bank", "C": "The old town", "D": "new", "E": "new york city"}
 
@@ -181,11 +183,12 @@ def test_options_begin_with_a_line() -> None:
     assert read_options("How many?") == {}
 
 
-def record(pred: str, kind: str) -> Record:
+def mark(pred: str, kind: str) -> Marks:
     """A prompt with 30 questions, asked from number 9 on."""
     answers = ("so it is\n#### 1,000",) * 30 if kind == "number" else ("B",) * 30
     question = "Where?\n(A) race track (B) bank"
-    return Record(1, "Following Question: \nQuestion_9:\n", (question,) * 30, answers, pred)
+    exam = Record(1, "Following Question: \nQuestion_9:\n", (question,) * 30, answers, pred)
+    return TASKS["gsm8k" if kind == "number" else "csqa"].mark(exam, pred)
 
 
 @given(
@@ -194,7 +197,7 @@ def record(pred: str, kind: str) -> Record:
 )
 def test_no_text_raises(text: str) -> None:
     for kind in ("number", "choice"):
-        marks = mark(record(text, kind), "csqa")
+        marks = mark(text, kind)
         assert len(marks.correct) == 30
         assert all(a or not c for a, c in zip(marks.answered, marks.correct, strict=True))
     assert 0 <= repetition(text) < 1
@@ -228,6 +231,6 @@ def test_a_megabyte_takes_under_a_second(loop: str, kind: str) -> None:
     text = LOOPS[loop]()
     text = (text * (1_000_000 // len(text) + 1))[:1_000_000]
     start = time.process_time()
-    mark(record(text, kind), "csqa")
+    mark(text, kind)
     repetition(text)
     assert time.process_time() - start < 1

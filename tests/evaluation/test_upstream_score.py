@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import eval_gen
-from scope.evaluation.upstream import read_choices, read_numbers
+from scope.tasks.upstream import read_choices, read_numbers
 
 REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference" / "results"
 PUBLISHED = sorted(REFERENCE.glob("*/*/*/results.csv"))

@@ -99,6 +99,7 @@ def test_bad_option(
 
 
 ROW = '{"prompt": "w1", "questions": [], "answers": ["1"]}\n'
+GOOD = '{"prompt": "Question_1:", "questions": [], "answers": ["#### 1"]}\n'
 
 
 @pytest.mark.parametrize(
@@ -111,6 +112,9 @@ ROW = '{"prompt": "w1", "questions": [], "answers": ["1"]}\n'
         (ROW.replace('"1"', "1"), "line 1: expected a JSON object"),
         ('["w1"]\n', "line 1: expected a JSON object"),
         (b"\xff\xfe", "not UTF-8"),
+        (ROW, "line 1: the prompt has no 'Question_<number>:'"),
+        (GOOD + GOOD.replace("#### 1", "#### NaN"), "line 2: the gold answer '#### NaN'"),
+        (GOOD.replace("#### 1", "K1 bird 3 NONE 3"), "line 1: the gold answer 'K1 bird"),
     ],
 )
 def test_bad_data_file(

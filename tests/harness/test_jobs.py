@@ -1,5 +1,6 @@
 """The constants of the published runner, and how single ones are overridden."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -177,3 +178,55 @@ def test_demo_budgets_are_equal(monkeypatch: pytest.MonkeyPatch) -> None:
             for _ in range(job.max_new_tokens):
                 schedule.advance()
             assert schedule.now.lengths.mean() == 131 + 64
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "preset", "expected"),
+    [
+        ("gsm8k", 30, "paper", 4096),
+        ("gsm8k", 60, "paper", 8192),
+        ("csqa", 40, "paper", 4096),
+        ("csqa", 80, "paper", 8192),
+        ("gsm8k", 60, "upstream", 7950),
+        ("csqa", 40, "upstream", 7950),
+    ],
+)
+@pytest.mark.parametrize("noted", [True, False])
+def test_t_follows_the_data_files_own_k(
+    name: str, own: int, preset: str, expected: int, noted: bool, tmp_path: Path
+) -> None:
+    data = data_file_of(tmp_path, name, own, {"dataset": name, "k": own} if noted else None)
+    assert jobs("--fidelity", preset, "--data_file", data)[name].max_new_tokens == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "note", "message"),
+    [
+        (("--K", "60"), None, "line 1: 4 questions, and not the 60 that --K asks for"),
+        ((), {"dataset": "gsm8k", "k": 30}, "line 1: 4 questions, and 30 in the note"),
+        ((), {"dataset": "csqa", "k": 4}, "line 1: built of csqa"),
+    ],
+)
+def test_data_of_another_size_or_set(
+    options: tuple[str, ...], note: dict[str, object] | None, message: str, tmp_path: Path
+) -> None:
+    data = data_file_of(tmp_path, "gsm8k", 4, note)
+    with pytest.raises(ScopeError, match=message):
+        jobs("--data_file", data, *options)
+
+
+def test_a_file_of_data_dir_with_another_k(tmp_path: Path) -> None:
+    data = data_file_of(tmp_path / "gsm8k", "gsm8k", 4, None)
+    Path(data).rename(tmp_path / "gsm8k" / "gsm8k_30.jsonl")
+    with pytest.raises(ScopeError, match="4 questions, and not the 30"):
+        jobs("--dataset", "gsm8k", "--data_dir", str(tmp_path))
+
+
+def data_file_of(folder: Path, name: str, own: int, note: dict[str, object] | None) -> str:
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}_mine.jsonl"
+    row = {"prompt": "Question_1:", "questions": ["?"] * own, "answers": ["A"] * own}
+    path.write_text(json.dumps(row) + "\n")
+    if note is not None:
+        path.with_suffix(".meta.json").write_text(json.dumps(note))
+    return str(path)

@@ -10,14 +10,14 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from scope.errors import ScopeError
-from scope.evaluation.results import DATASETS
 from scope.longgenbench import instructions
+from scope.tasks.registry import TASKS
 
 REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference"
 
 
 def test_own_instructions_cover_all_data_sets() -> None:
-    assert set(instructions.load()) == set(DATASETS)
+    assert set(instructions.load()) == set(TASKS)
 
 
 def test_an_instruction_file_replaces_the_wording(tmp_path: Path) -> None:

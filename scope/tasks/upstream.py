@@ -1,8 +1,4 @@
-"""The score of the original's evaluation, to the last digit.
-
-It reads the answers in the order in which they were printed and compares the i-th of them with the
-i-th gold answer, so one answer that is skipped or cannot be read moves all later ones out of place.
-It is here to compare with published figures; ``indexed`` is the fair score.
+"""Reads answers as the original's evaluation does, to the last digit.
 
 The original finds answers with one regular expression each (``Answer_\\d+:\\s*.*?answer is (\\d+)``
 with DOTALL, and ``Answer_\\d+:\\s*.*?answer is \\((.*?)\\)`` without), whose time grows with the
@@ -10,30 +6,11 @@ square of the text's length on looping outputs. The readers below find the same 
 """
 
 import re
-from collections.abc import Sequence
-
-from scope.evaluation.results import Record
 
 _HEADING = re.compile(r"Answer_\d+:\s*")
 _NUMBER = re.compile(r"answer is (\d+)")
 _CHOICE = "answer is ("
 _GOLD_NUMBER = re.compile(r"####\s*(\d+)")
-
-
-def score(records: Sequence[Record]) -> float:
-    """Mean accuracy over prompts in percent, rounded as the original does."""
-    return round(100 * sum(map(accuracy, records)) / len(records), 4)
-
-
-def accuracy(record: Record) -> float:
-    """Share of the record's gold answers that the answer in the same place equals."""
-    if "####" in record.answers[0]:
-        gold: list[str | None] = [_gold_number(answer) for answer in record.answers]
-        found = read_numbers(record.pred)
-    else:
-        gold = list(record.answers)
-        found = read_choices(record.pred)
-    return sum(a == b for a, b in zip(gold, found, strict=False)) / len(gold)
 
 
 def read_numbers(text: str) -> list[str]:
@@ -74,6 +51,7 @@ def read_choices(text: str) -> list[str]:
     return found
 
 
-def _gold_number(answer: str) -> str | None:
+def read_gold_number(answer: str) -> str | None:
+    """The digits after ``####``, without sign, separators or decimals."""
     match = _GOLD_NUMBER.search(answer)
     return match[1] if match else None
