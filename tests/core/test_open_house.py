@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ from torch import Tensor
 
 from scope import Compression, ScopeError, SlotCache, patch
 from scope.cache import cache as cache_module
+from scope.decoding.slide import Slide
 from scope.generation.session import Session
-from scope.methods.score import Slots
+from scope.methods.api import AttentionScore, Entries, Prompt, Score, Slots
+from scope.scores.cumulative import Cumulative
 from tests.core.tiny import backend, random_tokens, tiny_model
 from tests.examples.decayed import Decayed
 from tests.examples.merged import Merged
@@ -63,11 +66,15 @@ def test_batch_equals_single(name: str) -> None:
 @every
 @pytest.mark.filterwarnings("ignore:decoding goes the slow way")
 def test_kernels_give_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_kernels(COMPRESSIONS[name], monkeypatch)
+
+
+def check_kernels(compression: Compression, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = []
     for kernels in (False, True):
         chosen = backend(kernels)
         monkeypatch.setattr(cache_module, "backend_for", lambda keys, chosen=chosen: chosen)
-        runs.append(run(COMPRESSIONS[name], PROMPTS[:2]))
+        runs.append(run(compression, PROMPTS[:2]))
     (plain, plainly_held), (fused, held) = runs
     torch.testing.assert_close(fused, plain, rtol=1e-3, atol=1e-3)
     for ours, theirs in zip(held[-1], plainly_held[-1], strict=True):
@@ -181,3 +188,117 @@ def test_prompts_wait_in_no_cache_after_they_are_shared_out() -> None:
         cache = SlotCache(model.config, COMPRESSIONS["uneven"], STEPS)
         model(input_ids=torch.tensor([PROMPTS[0]]), past_key_values=cache)
     assert not cache._waiting
+
+
+# --- mistakes that an author may make -------------------------------------------------------------
+
+
+class NoScore(Slide):
+    score = None
+
+
+class PoolBelowRecent(Slide):
+    def pool(self, step: np.ndarray) -> np.ndarray:
+        return np.full_like(step, 1)
+
+
+class Fewer(ValueNorm):
+    def compress(self, prompt: Prompt, share: int) -> Entries:
+        return prompt.take(self.keep(prompt, share)[:, 1:])
+
+
+class StateOfQueryHeads(Decayed):
+    state: ClassVar[dict] = {"total": ("H_q", "S")}
+
+
+class StateOfTwo(Slide):
+    state: ClassVar[dict] = {"total": ("H", "S")}
+
+
+class OwnWorth(Cumulative):
+    """Inherits a kernel that ranks otherwise."""
+
+    def worth(self, slots: Slots) -> Tensor:
+        return slots.state["total"].mul_(0.1).add_(slots.current)
+
+
+class OneWorthForAllHeads(AttentionScore):
+    name = "shared"
+
+    def worth(self, slots: Slots) -> Tensor:
+        return slots.current.mean(dim=1, keepdim=True)
+
+
+@pytest.mark.parametrize(
+    ("choices", "words"),
+    [
+        ({"decoding_metric": NoScore, **POOL}, "names no score"),
+        ({"decoding_metric": PoolBelowRecent, **POOL}, "more tokens gone than may go"),
+        ({"method": Fewer, **PROMPT}, "fill what is missing with FREE"),
+        (
+            {"decoding_metric": "slide", "decoding_score": StateOfQueryHeads, **POOL},
+            "begins with H, S",
+        ),
+        (
+            {"decoding_metric": StateOfTwo, "decoding_score": Decayed, **POOL},
+            "both have a state named total",
+        ),
+    ],
+    ids=["no score", "pool below R", "fewer entries", "state of query heads", "one name"],
+)
+def test_a_mistake_is_told(choices: dict[str, Any], words: str) -> None:
+    with pytest.raises(ScopeError, match=words):
+        run(Compression(**choices), PROMPTS[:1])
+
+
+@pytest.mark.parametrize("score", [OwnWorth, OneWorthForAllHeads])
+@pytest.mark.filterwarnings("ignore:decoding goes the slow way")
+def test_kernels_rank_by_what_a_score_says(
+    score: type[Score], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_kernels(Compression("ALLKV", "slide", decoding_score=score, **POOL), monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"method": "SnapKV", "max_capacity_prompt": 20, "window_size": 18},
+        {"method": "StreamingLLM", "max_capacity_prompt": 20},
+    ],
+    ids=lambda choices: choices["method"],
+)
+def test_heads_of_few_tokens_keep_their_last_and_first(choices: dict[str, Any]) -> None:
+    compression = Compression(**choices, budget=Uneven)
+    with patch(tiny_model("gqa").to(DEVICE)) as model:
+        session = Session(model, compression, PROMPTS[:1], STEPS)
+        session.prefill()
+        for layer in session.cache.layers:
+            for head in layer.positions[0].tolist():
+                held = {position for position in head if position >= 0}
+                assert set(range(len(PROMPTS[0]) - 6, len(PROMPTS[0]))) <= held
+                if choices["method"] == "StreamingLLM":
+                    assert head[:4] == [0, 1, 2, 3]
+
+
+def test_everything_is_attended_to_before_the_first_full_step() -> None:
+    class Later(Refreshed):
+        def full(self, step: np.ndarray) -> np.ndarray:
+            return step % self.stride == 0
+
+    logits, _ = run(Compression("ALLKV", Later), PROMPTS)
+    expected, _ = run(Compression(), PROMPTS)
+    torch.testing.assert_close(logits[:5], expected[:5], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(logits, expected, atol=1e-2)
+
+
+def test_one_name_is_one_configuration() -> None:
+    options = {"fidelity": "upstream", "max_capacity_prompt": 100}
+    named = Compression("PyramidInfer", budget="pyramid", **options)
+    assert named == Compression("PyramidInfer", **options)
+    assert named.recipe(9).budget.ceiling(150, 2) == [108, 108]
+
+
+def test_shared_settings_may_be_a_class_and_no_typing_error() -> None:
+    assert Compression.from_shared("H2O", Merged, weight=0.1, delta=3).options["weight"] == 0.1
+    with pytest.raises(ScopeError, match="max_capcity_prompt is not an option"):
+        Compression.from_shared("H2O", "slide", max_capcity_prompt=9)
