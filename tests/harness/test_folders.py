@@ -200,7 +200,7 @@ def test_finished_run_in_a_read_only_folder_prints_its_table(
     assert main([*arguments, *changed]) == 0
     output = capsys.readouterr()
     assert output.out == table
-    assert "results.csv: not written (Read-only file system)" in output.err
+    assert "results.csv: cannot be written (Read-only file system)" in output.err
 
 
 def test_unfinished_run_in_a_read_only_folder(

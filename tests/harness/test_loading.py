@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from scope.errors import ScopeError
 from scope.harness.cli import main
 from scope.harness.models import Models, load_model
-from tests.harness.running import arguments_of, one_error
+from tests.harness.running import FULL, arguments_of, one_error
 from tests.harness.tiny_gguf import write_gguf
 
 WEIGHTS = "model.safetensors"
@@ -224,11 +224,9 @@ def test_files_are_read_once_for_all_runs(
     runs = [{"method": "ALLKV", "save_dir": str(tmp_path / str(number))} for number in range(4)]
     config = tmp_path / "runs.yaml"
     config.write_text(json.dumps({"runs": runs}))
-    options = {"config": config, "max_new_tokens": 8, "decoding_metric": "None"}
-    arguments = arguments_of(write_gguf(tmp_path / "m.gguf"), data_file, tmp_path, **options)
-    for unwanted in ("--method", "--save_dir"):
-        position = arguments.index(unwanted)
-        del arguments[position : position + 2]
+    options = FULL | {"config": config, "max_new_tokens": 8, "save_dir": None, "method": None}
+    save_dir = options.pop("save_dir")
+    arguments = arguments_of(write_gguf(tmp_path / "m.gguf"), data_file, save_dir, **options)
     assert main([*arguments, *(["--dry_run"] if dry else [])]) == 0
     # The configuration, the tokenizer, and the weights.
     assert len(opened) == (2 if dry else 3)

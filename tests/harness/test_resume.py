@@ -38,7 +38,7 @@ def elsewhere(data_file: Path, tmp_path: Path) -> Callable[[str], Path]:
         ("instruction_file", "", ""),
         (
             "data_file",
-            '{"prompt": "w1", "questions": [], "answers": ["#### 1"]}\n',
+            '{"prompt": "Question_1: w1", "questions": [], "answers": ["#### 1"]}\n',
             "belongs to another configuration, with another data_sha256;",
         ),
         (
