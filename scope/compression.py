@@ -15,8 +15,8 @@ from scope.methods.score import Score
 from scope.methods.strategy import Strategy
 from scope.registry import BUDGETS, COMPRESSORS, SCORES, STRATEGIES, find, readers_of_options
 
-# Named by what a table shows of a configuration anyway.
-IN_EVERY_TABLE = ("max_capacity_prompt", "decoding_window_size", "decoding_recent_size")
+# C, W and R: tables have columns for them, and folders their own places.
+_SIZES = ("max_capacity_prompt", "decoding_window_size", "decoding_recent_size")
 
 _Method = TypeVar("_Method")
 
@@ -201,6 +201,15 @@ class Compression:
         return None if self.methods.score is None else self.methods.score.name
 
     @property
+    def changed_options(self) -> Mapping[str, Any]:
+        """Options that differ from their defaults, but for C, W and R."""
+        return {
+            name: self.options[name]
+            for name, one in self.methods.reads.items()
+            if self.options[name] != one.default and name not in _SIZES
+        }
+
+    @property
     def label(self) -> str:
         """What a table calls it: names, and every choice and option that is not the default."""
         notes = []
@@ -208,11 +217,7 @@ class Compression:
             notes.append(self.budget)
         if self.methods.strategy.takes_score:
             notes.append(str(self.decoding_score))
-        notes += [
-            f"{name} {self.options[name]}"
-            for name, one in self.methods.reads.items()
-            if self.options[name] != one.default and name not in IN_EVERY_TABLE
-        ]
+        notes += [f"{name} {value}" for name, value in self.changed_options.items()]
         if self.fidelity == Fidelity.preset("upstream"):
             notes.append("upstream")
         else:

@@ -162,13 +162,13 @@ def _plainly_named(values: Mapping[Any, Any]) -> dict[str, Any]:
     return plain
 
 
-def _run_config(values: Mapping[Any, Any], shared: frozenset[str]) -> RunConfig:
+def _run_config(values: Mapping[str, Any], shared: frozenset[str]) -> RunConfig:
     settings: dict[str, Any] = {}
     options: dict[str, Any] = {}
     overrides: dict[str, Any] = {}
     own = {option.name: option for option in _own_options()}
     of_methods = _method_options()
-    for name, value in _plainly_named(values).items():
+    for name, value in values.items():
         if name.startswith("fidelity."):
             overrides[name.removeprefix("fidelity.")] = value
         elif name in own:

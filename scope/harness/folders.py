@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from scope.compression import IN_EVERY_TABLE, Compression
+from scope.compression import Compression
 from scope.harness.config import RunConfig
 from scope.methods.fidelity import Fidelity
 
@@ -48,11 +48,7 @@ def default_save_dir(run: RunConfig, compression: Compression) -> Path:
     own_score = methods.strategy.score
     if own_score is not None and compression.decoding_score != own_score.name:
         differing["score"] = compression.decoding_score
-    differing |= {
-        option: options[option]
-        for option, declared in methods.reads.items()
-        if option not in IN_EVERY_TABLE and options[option] != declared.default
-    }
+    differing |= compression.changed_options
     preset = Fidelity.preset(run.fidelity)
     if preset != Fidelity():
         differing["fidelity"] = run.fidelity.lower()

@@ -28,20 +28,7 @@ def column_sums(
     first_row: int = 0,
     first_causal_row: int = 0,
 ) -> Tensor:
-    """Attention that every key receives from each query head, summed over the rows.
-
-    Args:
-        queries: ``[H_q, L, D]``, any strides but for D.
-        keys: ``[H, L, D]``, H dividing H_q; likewise.
-        scaling: factor above 0 on the query-key products.
-        sliding_window: how many tokens back a query may look, itself included; None for all.
-        score_dtype: probabilities are rounded to it before they are added up, in float32.
-        first_row: rows before it are left out.
-        first_causal_row: rows before it look at the whole prompt, but for the sliding window.
-
-    Returns:
-        ``[H_q, L]`` float32.
-    """
+    """Attention that every key receives from each query head; see `Backend`."""
     num_queries, length, head_dim = queries.shape
     sums = queries.new_empty(num_queries, length, dtype=torch.float32)
     log_sum_exp = torch.empty_like(sums)
