@@ -105,16 +105,22 @@ def _check_positions(given: Tensor | None, own: Tensor, mask: Tensor | None) -> 
 
 
 def _generate(self: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
-    """`generate`, from an empty cache: a prompt cannot be told from the rest of an earlier one."""
+    """`generate`, from an empty cache: more turns of a chat would be appended to what is held, but
+    slots take one token at a time.
+    """
     cache = kwargs.get("past_key_values")
     if isinstance(cache, SlotCache):
+        if cache.planned:
+            raise ScopeError(
+                "the SlotCache already holds a text, and a second turn cannot go on from it; call "
+                "cache.reset() to forget it, and give generate the whole chat"
+            )
         wanted = _new_tokens(self, *args, **kwargs)
         if wanted > cache.max_new_tokens:
             raise ScopeError(
                 f"generate is asked for {wanted} new tokens and the SlotCache was made for "
                 f"{cache.max_new_tokens}; make it with max_new_tokens={wanted}"
             )
-        cache.reset()
     own: Any = type(self)
     return own.generate(self, *args, **kwargs)
 

@@ -106,6 +106,15 @@ def test_refuses_a_second_prompt_without_reset(patched: PreTrainedModel) -> None
     assert torch.equal(patched(input_ids=PROMPT, past_key_values=cache).logits, first)
 
 
+def test_refuses_a_second_turn_rather_than_forget_the_first(patched: PreTrainedModel) -> None:
+    cache = slot_cache(patched)
+    first = greedy(patched, past_key_values=cache)
+    with pytest.raises(ScopeError, match="already holds a text, and a second turn"):
+        greedy(patched, past_key_values=cache)
+    cache.reset()
+    assert torch.equal(greedy(patched, past_key_values=cache), first)
+
+
 def test_refuses_right_padding(patched: PreTrainedModel) -> None:
     mask = torch.ones_like(PROMPT)
     mask[:, -2:] = 0
