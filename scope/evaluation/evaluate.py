@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from scope.errors import ScopeError
@@ -38,10 +39,21 @@ class Row:
         """Bytes of KV cache per sequence, from run.json."""
         return self.result.run.count("metrics", "kv_bytes_per_sequence")
 
+    @cached_property
+    def equal_tokens(self) -> Estimate | None:
+        """Share of tokens that the full cache would choose too, mean of the prompts' shares."""
+        prompts = self.result.run.table("metrics", "agreement", "by_prompt")
+        if not prompts or len(prompts[0]) != 3:
+            return None
+        return estimate([equal for _, equal, _ in prompts])
+
     @property
-    def equal_tokens(self) -> float | None:
-        """Share of tokens that the full cache would choose too, from run.json."""
-        return self.result.run.number("metrics", "agreement", "equal_tokens")
+    def equal_by_distance(self) -> list[tuple[float, float]]:
+        """That share against the distance from the prompt, in tokens."""
+        ranges = self.result.run.table("metrics", "agreement", "by_distance")
+        if not ranges or len(ranges[0]) != 5:
+            return []
+        return [((first + last) / 2, equal) for first, last, _, equal, _ in ranges]
 
     @property
     def mean_kl(self) -> float | None:

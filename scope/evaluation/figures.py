@@ -114,6 +114,33 @@ def accuracy_by_memory(rows: Sequence[Row]) -> str | None:
         return _svg(figure)
 
 
+def agreement_by_distance(rows: Sequence[Row]) -> str | None:
+    """Tokens that the full cache would choose too, against the distance from the prompt.
+
+    None where no row was compared.
+    """
+    rows = [row for row in rows if row.equal_by_distance]
+    if not rows:
+        return None
+    with mpl.rc_context(_LOOK):
+        figure = Figure(figsize=(_WIDTH, 3.6), layout="constrained")
+        axes = figure.subplots()
+        for row in rows:
+            distances, equal = zip(*row.equal_by_distance, strict=True)
+            axes.plot(
+                distances,
+                [100 * share for share in equal],
+                label=_label(row, rows),
+                linewidth=1.4,
+                **_style(row),
+            )
+        axes.set_xscale("log", base=2)
+        axes.set_xlabel("tokens from the end of the prompt")
+        axes.set_ylabel("equal tokens (%)")
+        _legend(figure)
+        return _svg(figure)
+
+
 def lengths(rows: Sequence[Row]) -> str:
     """How long the outputs are: tokens, or characters where tokens are not on record."""
     in_tokens = all(row.score.tokens is not None for row in rows)

@@ -25,6 +25,8 @@ _NOTES = (
     "answer up by its printed number.",
     "In brackets: 95 % intervals from 10,000 bootstrap resamples of whole prompts; differences to "
     "the baseline are paired by prompt. With few prompts the intervals are too narrow.",
+    "Equal: tokens that the full cache would choose too, where each run is forced along the full "
+    "cache's own text; KL: the mean divergence of the predictions there, in nats.",
     "Answered: questions with an answer that can be read. In format: with one that the upstream "
     "score can read. Repeated: 8-word sequences that the same output had before. Length: the mean "
     "per prompt.",
@@ -91,6 +93,10 @@ def _pictures(prefix: str, rows: Sequence[Row]) -> list[_Picture]:
             "Indexed accuracy against the KV cache of one sequence, with 95 % intervals. "
             "A method's line joins its budgets; the grey steps are the Pareto front.",
             figures.accuracy_by_memory(rows),
+        ),
+        "agreement": (
+            "Share of tokens that the full cache would choose too, along its own text.",
+            figures.agreement_by_distance(rows),
         ),
         "lengths": (
             "Length of the outputs: median, quartiles, 1.5 interquartile ranges, outliers.",

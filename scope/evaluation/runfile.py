@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 _LARGEST = 2**63
 
@@ -52,9 +52,15 @@ class RunFile:
     def number(self, *keys: str) -> float | None:
         """Any finite number."""
         value = self._value(keys)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return None
-        return value if abs(value) < _LARGEST and math.isfinite(value) else None
+        return value if _is_number(value) else None
+
+    def table(self, *keys: str) -> list[list[float]]:
+        """Lines of finite numbers, all of one length; none where anything is odd."""
+        lines = self._value(keys)
+        if not isinstance(lines, list) or not all(isinstance(line, list) for line in lines):
+            return []
+        whole = all(_is_number(value) for line in lines for value in line)
+        return lines if whole and len({len(line) for line in lines}) == 1 else []
 
     def _value(self, keys: tuple[str, ...]) -> Any:
         return self._part(keys[:-1]).get(keys[-1])
@@ -85,3 +91,9 @@ def read_run(result_file: Path) -> RunFile:
 def is_count(value: object) -> bool:
     """Whether something from JSON is a whole number that can be counted with."""
     return type(value) is int and 0 <= value < _LARGEST
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) < _LARGEST and math.isfinite(value)

@@ -68,7 +68,7 @@ def _scores(rows: Sequence[Row]) -> list[Column]:
         _column("upstream", rows, lambda row: _decimal(row.score.upstream, 2)),
         _column("indexed", rows, lambda row: str(row.accuracy)),
         _column("vs baseline", rows, _signed),
-        _column("equal", rows, lambda row: _decimal(row.equal_tokens, 3)),
+        _column("equal %", rows, lambda row: str(row.equal_tokens or _EMPTY)),
         _column("KL", rows, lambda row: _decimal(row.mean_kl, 3)),
     ]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -10,31 +11,20 @@ from transformers import PreTrainedModel
 from scope.compression import Compression
 from scope.generation.session import Session
 
+FULL_CACHE = Compression("ALLKV", "None")
+
 
 @dataclass(frozen=True)
 class Agreement:
-    """Compared at every token that was predicted from a compressed cache.
+    """One text, compared at every token that was predicted from a compressed cache.
 
     Attributes:
-        tokens: how many were compared.
-        equal: of those, how many would be the full cache's greedy choice.
-        kl: sum over them of KL(full || compressed), in nats.
+        equal: for t = 1, 2 ..., whether the t-th would be the full cache's greedy choice too.
+        kl: KL(full || compressed) there, in nats.
     """
 
-    tokens: int = 0
-    equal: int = 0
-    kl: float = 0.0
-
-    def __add__(self, other: "Agreement") -> "Agreement":
-        return Agreement(self.tokens + other.tokens, self.equal + other.equal, self.kl + other.kl)
-
-    def summary(self) -> dict[str, float | int]:
-        """Share of equal tokens and mean divergence."""
-        return {
-            "tokens": self.tokens,
-            "equal_tokens": self.equal / self.tokens if self.tokens else float("nan"),
-            "mean_kl": self.kl / self.tokens if self.tokens else float("nan"),
-        }
+    equal: Sequence[bool]
+    kl: Sequence[float]
 
 
 @torch.inference_mode()
@@ -44,10 +34,12 @@ def agreement(
     prompts: Sequence[Sequence[int]],
     texts: Sequence[Sequence[int]],
     max_new_tokens: int,
-) -> Agreement:
-    """Force a batch along given texts and compare each prediction with the full cache's.
+) -> list[Agreement]:
+    """Force a batch along given texts, once with each cache, and compare the predictions.
 
-    The first token of a text is left out: it comes from the uncompressed prompt.
+    Both caches decode by the same steps, the fused ones on a GPU, so that the full cache agrees
+    with itself exactly. The first token of a text is left out: it comes from the uncompressed
+    prompt.
 
     Args:
         model: a patched model.
@@ -56,24 +48,51 @@ def agreement(
         texts: token ids that follow each, at least one; usually what the full cache generated.
         max_new_tokens: T of the compression.
     """
-    full = [_full_logits(model, p, t) for p, t in zip(prompts, texts, strict=True)]
-    session = Session(model, compression, prompts, max_new_tokens)
-    session.prefill()
-    total = Agreement()
-    for step in range(max(len(text) for text in texts) - 1):
+    sessions = [Session(model, one, prompts, max_new_tokens) for one in (FULL_CACHE, compression)]
+    for session in sessions:
+        session.prefill()
+    compared: list[tuple[Tensor, Tensor]] = []
+    for step in range(max(map(len, texts)) - 1):
         fed = torch.tensor([text[min(step, len(text) - 1)] for text in texts])
-        logits = session.step(fed).float().log_softmax(dim=-1)
-        for row, text in enumerate(texts):
-            if step + 1 < len(text):
-                expected = full[row][step].float().log_softmax(dim=-1)
-                equal = int(expected.argmax() == logits[row].argmax())
-                divergence = float((expected.exp() * (expected - logits[row])).sum())
-                total += Agreement(1, equal, divergence)
-    return total
+        expected, own = (session.step(fed).float().log_softmax(dim=-1) for session in sessions)
+        equal = expected.argmax(dim=-1) == own.argmax(dim=-1)
+        compared.append((equal, (expected.exp() * (expected - own)).sum(dim=-1)))
+    if not compared:
+        return [Agreement([], []) for _ in texts]
+    # Read once: until here nothing has waited for the device.
+    equal, kl = (torch.stack(parts, dim=1).tolist() for parts in zip(*compared, strict=True))
+    lengths = [len(text) - 1 for text in texts]
+    return [Agreement(e[:n], d[:n]) for e, d, n in zip(equal, kl, lengths, strict=True)]
 
 
-def _full_logits(model: PreTrainedModel, prompt: Sequence[int], text: Sequence[int]) -> Tensor:
-    """``[len(text) - 1, vocabulary]``: predictions of the second and later tokens of the text."""
-    tokens = torch.tensor([[*prompt, *text[:-1]]], device=model.device)
-    keep = max(len(text) - 1, 1)
-    return model(input_ids=tokens, use_cache=False, logits_to_keep=keep).logits[0]
+def summary(compared: Sequence[Agreement]) -> dict[str, object]:
+    """Shares of equal tokens and mean divergences: of all, by text, by distance from the prompt.
+
+    ``by_prompt`` holds ``[tokens, share of equal ones, mean KL]`` of every text; ``by_distance``
+    ``[first token, last token, tokens, share, mean KL]``, in ranges that double.
+    """
+    longest = max((len(one.equal) for one in compared), default=0)
+    edges = [0, 1]
+    while edges[-1] < longest:
+        edges.append(2 * edges[-1])
+    tokens, equal, kl = _means(compared)
+    return {
+        "tokens": tokens,
+        "equal_tokens": equal,
+        "mean_kl": kl,
+        "by_prompt": [_means([one]) for one in compared],
+        "by_distance": [
+            [first + 1, min(last, longest), *_means(compared, slice(first, last))]
+            for first, last in pairwise(edges)
+            if first < longest
+        ],
+    }
+
+
+def _means(compared: Sequence[Agreement], part: slice = slice(None)) -> tuple[int, float, float]:
+    equal = [token for one in compared for token in one.equal[part]]
+    kl = [token for one in compared for token in one.kl[part]]
+    tokens = len(equal)
+    if not tokens:
+        return 0, float("nan"), float("nan")
+    return tokens, sum(equal) / tokens, sum(kl) / tokens

@@ -10,10 +10,11 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from scope.attention.patch import patch
+from scope.cache.plan import CachePlan
 from scope.errors import ScopeError
 from scope.generation.greedy import Generation, generate
 from scope.generation.session import Session
-from scope.harness.agreement import Agreement, agreement
+from scope.harness.agreement import FULL_CACHE, Agreement, agreement, summary
 from scope.harness.batch import first_batch_size, halving
 from scope.harness.data import Example, file_hash, load_examples, select_rows
 from scope.harness.jobs import Job
@@ -278,20 +279,23 @@ def _agreement(
     job: Job, model: PreTrainedModel, examples: list[Example], texts: list[list[int]]
 ) -> dict[str, Any]:
     prompts = [example.tokens for example in examples]
-    predictions = max(map(len, texts)) * model.config.vocab_size * model.dtype.itemsize
-    batch_size = first_batch_size(job, model, prompts, extra_bytes=predictions)
-    total, done = Agreement(), 0
+    everything = FULL_CACHE.recipe(job.max_new_tokens)
+    beside = CachePlan.make(
+        model.config, everything, job.max_new_tokens, [max(map(len, prompts))]
+    ).row_bytes(model.dtype)
+    batch_size = first_batch_size(job, model, prompts, extra_bytes=beside)
+    compared: list[Agreement] = []
     with progress(f"{job.label} against the full cache", len(examples)) as bar:
 
         def compare_rest(batch_size: int) -> None:
-            nonlocal total, done
-            while done < len(examples):
-                batch = slice(done, done + batch_size)
-                total += agreement(
-                    model, job.compression, prompts[batch], texts[batch], job.max_new_tokens
+            while len(compared) < len(examples):
+                batch = slice(len(compared), len(compared) + batch_size)
+                compared.extend(
+                    agreement(
+                        model, job.compression, prompts[batch], texts[batch], job.max_new_tokens
+                    )
                 )
                 bar.update(len(prompts[batch]))
-                done += len(prompts[batch])
 
         halving(batch_size, compare_rest)
-    return {"compared_with": str(job.compare_with)} | total.summary()
+    return {"compared_with": str(job.compare_with)} | summary(compared)

@@ -270,7 +270,14 @@ def test_report_holds_every_row_picture_and_problem(
     write(
         [record(i, 2, index=i, generated_tokens=9) for i in range(3)],
         config=config,
-        metrics={"kv_bytes_per_sequence": 1 << 20, "tokens_per_second": 5.0},
+        metrics={
+            "kv_bytes_per_sequence": 1 << 20,
+            "tokens_per_second": 5.0,
+            "agreement": {
+                "by_prompt": [[8, 0.5, 0.1], [8, 0.75, 0.1], [8, 1.0, 0.1]],
+                "by_distance": [[1, 1, 3, 1.0, 0.0], [2, 2, 3, 0.5, 0.2]],
+            },
+        },
         data={"rows": list(range(4))},
     )
     base = write([record(i, 3) for i in range(3)], name="ALLKV+None")
@@ -283,12 +290,20 @@ def test_report_holds_every_row_picture_and_problem(
     markdown = (out / "report.md").read_text()
     html = (out / "report.html").read_text()
     figures = sorted(path.stem for path in (out / "figures").iterdir())
-    assert figures == ["gsm8k_4_tiny_lengths", "gsm8k_4_tiny_memory", "gsm8k_4_tiny_questions"]
+    names = ("agreement", "lengths", "memory", "questions")
+    assert figures == [f"gsm8k_4_tiny_{name}" for name in names]
     for figure in figures:
         assert f"(figures/{figure}.svg)" in markdown
-    assert html.count("data:image/svg+xml;base64,") == 3
+    assert html.count("data:image/svg+xml;base64,") == 4
     assert 'src="http' not in html
-    for text in ("H2O+slide", "ALLKV+None", "-25.00 [-25.0, -25.0]", "rows 3 of", "B.json:1: not"):
+    for text in (
+        "H2O+slide",
+        "ALLKV+None",
+        "-25.00 [-25.0, -25.0]",
+        "75.00 [50.0, 100.0]",
+        "rows 3 of",
+        "B.json:1: not",
+    ):
         assert text in markdown
         assert text in html
     table = [line for line in markdown.splitlines() if line.startswith("|")]
@@ -348,6 +363,8 @@ HUGE = 10**400
         json.dumps({"data": {"rows": ["0", None], "sha256": 5}}),
         json.dumps({"metrics": {"kv_bytes_per_sequence": -1, "tokens_per_second": float("inf")}}),
         json.dumps({"metrics": {"kv_bytes_per_sequence": HUGE, "agreement": [1]}}),
+        json.dumps({"metrics": {"agreement": {"by_prompt": [[1, "x", 2]], "by_distance": [[], 2]}}}),
+        json.dumps({"metrics": {"agreement": {"by_prompt": [[], []], "by_distance": [[1], [2]]}}}),
         json.dumps({"label": "_$a$ $b_"}),
     ],
     ids=lambda content: content[:40],

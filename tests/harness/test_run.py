@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from scope.harness.cli import main
@@ -189,10 +190,17 @@ def test_closeness_to_the_full_cache(run: Run) -> None:
     tokens = sum(record["generated_tokens"] - 1 for record in read(full))
     assert agreement["tokens"] == tokens
     assert agreement["equal_tokens"] == 1.0
-    assert abs(agreement["mean_kl"]) < 1e-5
+    assert agreement["mean_kl"] == 0.0  # both decode by the same steps
     compressed = run("compressed", compare_with=full)
     agreement = json.loads((compressed / "run.json").read_text())["metrics"]["agreement"]
     assert agreement["mean_kl"] > 1e-3
+    for parts in (agreement["by_prompt"], agreement["by_distance"]):
+        counts, equal, kl = np.array(parts)[:, -3:].T
+        assert counts.sum() == tokens
+        assert counts @ equal == pytest.approx(tokens * agreement["equal_tokens"])
+        assert counts @ kl == pytest.approx(tokens * agreement["mean_kl"])
+    firsts, lasts = zip(*(part[:2] for part in agreement["by_distance"]), strict=True)
+    assert firsts == (1, *(last + 1 for last in lasts[:-1]))
 
 
 def test_runs_of_a_yaml_file(
