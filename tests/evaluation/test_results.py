@@ -363,7 +363,7 @@ HUGE = 10**400
         json.dumps({"data": {"rows": ["0", None], "sha256": 5}}),
         json.dumps({"metrics": {"kv_bytes_per_sequence": -1, "tokens_per_second": float("inf")}}),
         json.dumps({"metrics": {"kv_bytes_per_sequence": HUGE, "agreement": [1]}}),
-        json.dumps({"metrics": {"agreement": {"by_prompt": [[1, "x", 2]], "by_distance": [[], 2]}}}),
+        json.dumps({"metrics": {"agreement": {"by_prompt": [["x", 2]], "by_distance": [[], 2]}}}),
         json.dumps({"metrics": {"agreement": {"by_prompt": [[], []], "by_distance": [[1], [2]]}}}),
         json.dumps({"label": "_$a$ $b_"}),
     ],
