@@ -12,6 +12,7 @@ from scope.methods.fidelity import Fidelity
 from scope.methods.options import Option, options_of
 from scope.methods.recipe import Recipe
 from scope.methods.score import Score
+from scope.methods.storage import Storage
 from scope.methods.strategy import Strategy
 from scope.registry import BUDGETS, COMPRESSORS, SCORES, STRATEGIES, find, readers_of_options
 
@@ -69,7 +70,7 @@ class Methods:
     @property
     def reads(self) -> Mapping[str, Option]:
         """Every option that some of them read, by name."""
-        parts = (self.compressor, self.budget, self.strategy, self.score)
+        parts = (self.compressor, self.budget, self.strategy, self.score, Storage)
         return {
             name: one
             for part in parts
@@ -140,9 +141,11 @@ class Compression:
         )
         recipe = self.recipe(max_new_tokens=1)
         recipe.compressor.check(recipe.budget)
+        recipe.storage.check(recipe.strategy, recipe.frozen_prefix)
         # A method finds some of its defaults itself.
         set_field(self, "options", {})
-        for part in (recipe.compressor, recipe.budget, recipe.strategy, recipe.score):
+        stored = recipe.storage if recipe.storage.rounds else None
+        for part in (recipe.compressor, recipe.budget, recipe.strategy, recipe.score, stored):
             for name in _option_names(part):
                 self.options[name] = getattr(part, name)
 
@@ -204,9 +207,9 @@ class Compression:
     def changed_options(self) -> Mapping[str, Any]:
         """Options that differ from their defaults, but for C, W and R."""
         return {
-            name: self.options[name]
-            for name, one in self.methods.reads.items()
-            if self.options[name] != one.default and name not in _SIZES
+            name: value
+            for name, value in self.options.items()
+            if value != self.methods.reads[name].default and name not in _SIZES
         }
 
     @property
@@ -252,6 +255,7 @@ class Compression:
             cached_heads=self.fidelity.cached_heads,
             score_dtype=self.fidelity.score_dtype,
             frozen_prefix=self.fidelity.frozen_prefix,
+            storage=_build(Storage, settings),
         )
 
 

@@ -1,7 +1,7 @@
 """Every method by its name: the one place that a new file is entered in."""
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from baselines.allkv import ALLKV
 from baselines.h2o import H2O, H2ODecoding
@@ -22,6 +22,7 @@ from scope.methods.compressor import Compressor
 from scope.methods.fidelity import Fidelity
 from scope.methods.options import Option, options_of
 from scope.methods.score import Score
+from scope.methods.storage import Storage
 from scope.methods.strategy import Strategy
 from scope.scores.cumulative import Cumulative
 from scope.scores.current import Current
@@ -68,15 +69,17 @@ def readers_of_options() -> Mapping[str, tuple[Option, list[str]]]:
     """Every option of every method, with the names of the methods that read it."""
     paper, published = Fidelity(), Fidelity.preset("upstream")
     found: dict[str, tuple[Option, list[str]]] = {}
-    methods: list[_Kind] = [
-        *COMPRESSORS.values(), *BUDGETS.values(), *STRATEGIES.values(), *SCORES.values()
-    ]  # fmt: skip
+    methods: list[type[Any]] = [
+        *COMPRESSORS.values(),
+        *BUDGETS.values(),
+        *STRATEGIES.values(),
+        *SCORES.values(),
+        Storage,
+    ]
     for method in methods:
-        faces = (
-            [method]
-            if issubclass(method, Score)
-            else [method.under(paper), method.under(published)]
-        )
+        faces: list[type] = [method]
+        if not issubclass(method, Score | Storage):
+            faces = [method.under(paper), method.under(published)]
         for face in faces:
             for name, option in options_of(face).items():
                 readers = found.setdefault(name, (option, []))[1]

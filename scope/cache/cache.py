@@ -9,7 +9,8 @@ from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
 
 from scope.cache.layer import SlotLayer
-from scope.cache.plan import CachePlan, slots_needed
+from scope.cache.plan import CachePlan, most_rounded, slots_needed
+from scope.cache.rounded import write_rounded
 from scope.cache.schedule import Schedule
 from scope.cache.step import decode
 from scope.errors import ScopeError
@@ -69,6 +70,7 @@ class SlotCache(Cache):
         for layer in self.layers:
             layer.is_initialized = False
             layer.keys = layer.values = None  # type: ignore[assignment]
+            layer.rounded = None
             layer.used = 0
         self.planned = False
         self.prefilling = False
@@ -176,7 +178,9 @@ class SlotCache(Cache):
 
     def _check_room(self, lengths: list[int]) -> None:
         needed = slots_needed(self.recipe, self.max_new_tokens, len(self.layers), lengths)
-        if any(wanted > there for wanted, there in zip(needed, self.plan.slots, strict=True)):
+        rounded = most_rounded(self.recipe, len(self.layers), lengths)
+        room = np.append(self.plan.slots, self.plan.rounded)
+        if (np.append(needed, rounded) > room).any():
             raise ScopeError(
                 f"a prompt of {max(lengths)} tokens does not fit into slots made for up to "
                 f"{max(self._planned_lengths)}; give the cache all prompt_lengths when making it"
@@ -205,7 +209,10 @@ class SlotCache(Cache):
         writes stays within the row, and the row's next prompt forgets it.
         """
         schedule, before = self.schedule, np.maximum(self.schedule.now.step - 1, 0)
-        counts = np.stack([schedule.kept + before, schedule.protected, schedule.losses], axis=1)
+        # Slots and ranks know nothing of the tokens that are held in few bits beside them.
+        beside = self.recipe.storage.rounded(schedule.kept)
+        newest, protected = schedule.kept - beside + before, schedule.protected - beside
+        counts = np.stack([newest, protected, schedule.losses], axis=1)
         of_rows = [schedule.prompt_lengths + before, self.recipe.strategy.full(schedule.now.step)]
         host = torch.from_numpy(np.append(counts, of_rows).astype(np.int32))
         if self._counts is None:
@@ -215,7 +222,8 @@ class SlotCache(Cache):
         self._counts.copy_(host, non_blocking=True)
         own = self._counts[: counts.size].view(counts.shape)
         self.positions, full = self._counts[counts.size :].view(2, -1)
-        used, losses = schedule.peak.max(axis=1).tolist(), schedule.losses.max(axis=1).tolist()
+        used = (schedule.peak - beside).max(axis=1).tolist()
+        losses = schedule.losses.max(axis=1).tolist()
         for i, layer in enumerate(self.layers):
             there = layer.keys.device
             layer.used = max(layer.used, used[i])
@@ -309,7 +317,9 @@ class SlotCache(Cache):
         remembered: Mapping[str, Tensor] = {}
         if self.recipe.strategy.unified and self.recipe.score is not None:
             remembered = self.recipe.score.remember(prompt)
-        layer = self.layers[prompt.layer]
+        layer, storage = self.layers[prompt.layer], self.recipe.storage
+        if layer.rounded is not None:
+            layer.rounded, entries = write_rounded(layer.rounded, storage, row, entries)
         layer.write_prompt(row, entries, draw.to(layer.draw.device), remembered)
 
     def _entries(self, prompt: Prompt, share: Share) -> Entries:
@@ -388,6 +398,4 @@ class SlotCache(Cache):
     @property
     def kv_bytes(self) -> int:
         """Bytes of all keys and values allocated, free slots included; 0 before a prompt came."""
-        return sum(
-            layer.keys.nbytes + layer.values.nbytes for layer in self.layers if layer.is_initialized
-        )
+        return sum(layer.kv_bytes for layer in self.layers if layer.is_initialized)

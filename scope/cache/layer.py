@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
 from scope.errors import ScopeError
-from scope.kernels.tensors import FREE, SlotTensors, StepCounts
+from scope.kernels.tensors import FREE, RoundedTensors, SlotTensors, StepCounts
 from scope.methods.prompt import Entries
 from scope.methods.score import Shape
 
@@ -23,6 +23,7 @@ class SlotLayer(CacheLayerMixin):
         state: what score and strategy remember, ``[B, ...]`` float32 each; those named in
             ``per_slot`` are ``[B, H, S, ...]``.
         chosen: ``[B, H, S]`` bool, what steps attend to that are not full; None where all are.
+        rounded: what is held of prompts in few bits, beside the slots; None if nothing is.
         draw: ``[B]`` int64, a 32-bit number that chance makes of each row's prompt.
         counts: of this step.
         full: ``[B]`` int32, 1 where this step attends to all that is held; 0 where to the chosen.
@@ -38,6 +39,7 @@ class SlotLayer(CacheLayerMixin):
     def __init__(self, index: int) -> None:
         super().__init__()
         self.index = index
+        self.rounded: RoundedTensors | None = None
         self.used = 0
 
     def allocate(
@@ -87,9 +89,17 @@ class SlotLayer(CacheLayerMixin):
         self.is_initialized = True
 
     @property
+    def kv_bytes(self) -> int:
+        """Bytes of keys and values, free slots included."""
+        beside = 0 if self.rounded is None else self.rounded.nbytes
+        return self.keys.nbytes + self.values.nbytes + beside
+
+    @property
     def slots(self) -> SlotTensors:
         """What kernels work on."""
-        return SlotTensors(self.keys, self.values, self.positions, self.ranks, self.vacant)
+        return SlotTensors(
+            self.keys, self.values, self.positions, self.ranks, self.vacant, self.rounded
+        )
 
     def write_prompt(
         self,

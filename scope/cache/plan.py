@@ -1,6 +1,6 @@
 """What a cache will take, known from lengths alone: made once, and asked by whoever must know."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,8 +9,11 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from scope.cache.layer import SlotLayer
+from scope.cache.rounded import empty_rounded
 from scope.cache.schedule import Schedule, base_of
+from scope.kernels.tensors import RoundedTensors
 from scope.methods.recipe import Recipe
+from scope.methods.strategy import Counts
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,8 @@ class CachePlan:
         recipe: what the cache is made by.
         max_new_tokens: T.
         capacities: prompt tokens that each layer may keep of the longest prompt.
-        slots: slots per layer: the largest physical length that occurs.
+        slots: slots per layer: the largest physical length that occurs, but for what is rounded.
+        rounded: most tokens per layer that are held in few bits instead.
         heads: cached heads.
         query_heads: of the model.
         head_dim: D.
@@ -32,6 +36,7 @@ class CachePlan:
     max_new_tokens: int
     capacities: tuple[int, ...]
     slots: tuple[int, ...]
+    rounded: tuple[int, ...]
     heads: int
     query_heads: int
     head_dim: int
@@ -58,6 +63,7 @@ class CachePlan:
                 min(capacity, longest) for capacity in recipe.budget.ceiling(longest, layers)
             ),
             slots=tuple(slots_needed(recipe, max_new_tokens, layers, prompt_lengths)),
+            rounded=tuple(most_rounded(recipe, layers, prompt_lengths).tolist()),
             # Some families have no other heads, and say nothing of them.
             heads=(not repeated and getattr(config, "num_key_value_heads", None)) or query_heads,
             query_heads=query_heads,
@@ -67,28 +73,39 @@ class CachePlan:
 
     def kv_bytes(self, dtype: torch.dtype) -> int:
         """Bytes of one row's keys and values, free slots included."""
-        return sum(self.slots) * 2 * self.heads * self.head_dim * dtype.itemsize
+        return sum(layer.kv_bytes for layer in self._of_one_row(dtype))
 
     def row_bytes(self, dtype: torch.dtype) -> int:
         """Bytes that each row of a batch takes: its slots, and its part of a decode step."""
-        like, held = torch.empty(self.head_dim, dtype=dtype, device="meta"), 0
-        for index in range(len(self.slots)):
-            layer = SlotLayer(index)
-            self.allocate(layer, like, 1, self.heads, self.query_heads)
-            parts = (*vars(layer).values(), *layer.state.values())
-            held += sum(part.nbytes for part in parts if isinstance(part, Tensor))
+        held = sum(
+            part.nbytes
+            for layer in self._of_one_row(dtype)
+            for part in (*vars(layer).values(), *layer.state.values())
+            if isinstance(part, Tensor | RoundedTensors)
+        )
         # One layer after the other, a step keeps the attention logits of every slot in float32;
         # then come the logits of the vocabulary, as the model gives them and in float32.
         logits = 4 * self.query_heads * max(self.slots) + self.vocabulary * (4 + dtype.itemsize)
         return held + logits
 
+    def _of_one_row(self, dtype: torch.dtype) -> Iterator[SlotLayer]:
+        """Every layer's slots for one row, without memory."""
+        like = torch.empty(self.head_dim, dtype=dtype, device="meta")
+        for index in range(len(self.slots)):
+            layer = SlotLayer(index)
+            self.allocate(layer, like, 1, self.heads, self.query_heads)
+            yield layer
+
     def allocate(
         self, layer: SlotLayer, like: Tensor, batch_size: int, heads: int, query_heads: int
     ) -> None:
-        """Allocate one layer's slots, as `SlotLayer.allocate` does."""
-        selects = self.recipe.strategy.selects
+        """Allocate one layer's slots, and what holds rounded tokens beside them."""
+        selects, storage = self.recipe.strategy.selects, self.recipe.storage
         slots, state = self.slots[layer.index], self.recipe.state
         layer.allocate(like, batch_size, heads, query_heads, slots, state, selects)
+        if storage.rounds:
+            rounded = self.rounded[layer.index]
+            layer.rounded = empty_rounded(like, batch_size, heads, rounded, storage)
 
 
 def slots_needed(
@@ -110,7 +127,7 @@ def _counted(
         schedule.admit(row, length)
     for _ in range(max_new_tokens):
         schedule.advance()
-    return schedule.peak.max(axis=1).tolist()
+    return (schedule.peak - _surely_rounded(recipe, schedule.kept)).max(axis=1).tolist()
 
 
 def _by_formula(
@@ -135,8 +152,25 @@ def _by_formula(
         spare = kept - base
         turn = np.searchsorted(-slack, -spare, side="right")  # so many steps have enough slack
         later = np.append(most_from, -_ENDLESS)[turn]
-        most = np.maximum(most, base + np.maximum(turn + spare, later) + 1)
+        held = base + np.maximum(turn + spare, later) + 1
+        most = np.maximum(most, held - _surely_rounded(recipe, kept))
     return most.tolist()
+
+
+def _surely_rounded(recipe: Recipe, kept: Counts) -> Counts:
+    """How many tokens take no slot, where so many are kept, or up to so many by the data."""
+    if not recipe.budget.observes:
+        return recipe.storage.rounded(kept)
+    return kept - recipe.storage.most_whole(kept)
+
+
+def most_rounded(recipe: Recipe, num_layers: int, prompt_lengths: Sequence[int]) -> Counts:
+    """``[N]`` most tokens of any of these prompts that are held in few bits."""
+    kept = [
+        np.minimum(recipe.budget.ceiling(length, num_layers), length)
+        for length in sorted(set(prompt_lengths))
+    ]
+    return np.max([recipe.storage.rounded(one) for one in kept], axis=0)
 
 
 _ENDLESS = np.iinfo(np.int64).max // 2

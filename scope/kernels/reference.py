@@ -6,10 +6,12 @@ What a CPU runs, and what the Triton kernels are tested against.
 import torch
 from torch import Tensor
 
+from scope.kernels.rounding import restore_keys, restore_values
 from scope.kernels.tensors import (
     FREE,
     NewTokens,
     Received,
+    RoundedTensors,
     Sight,
     SlotTensors,
     StepCounts,
@@ -40,15 +42,40 @@ def attend(
         visible &= sight.shown[:, :, : counts.used]
     if sight.sliding_window is not None:
         visible &= used.positions > (counts.position - sight.sliding_window)[:, None, None]
-    batch, heads, _, head_dim = used.keys.shape
+    keys, values = used.keys, used.values
+    if slots.rounded is not None:
+        beside = _restored(slots.rounded, counts, sight, keys.dtype)
+        keys, values, visible = (
+            torch.cat(parts, dim=2) for parts in zip((keys, values, visible), beside, strict=True)
+        )
+    batch, heads, _, head_dim = keys.shape
     grouped = new.queries.view(batch, heads, -1, head_dim)
-    logits = (grouped @ used.keys.transpose(2, 3)) * sight.scaling
+    logits = (grouped @ keys.transpose(2, 3)) * sight.scaling
     logits = logits.masked_fill(~visible[:, :, None], -torch.inf)
     probabilities = logits.softmax(dim=-1, dtype=torch.float32)
-    output = (probabilities.to(used.values.dtype) @ used.values).view(batch, -1, head_dim)
+    output = (probabilities.to(values.dtype) @ values).view(batch, -1, head_dim)
     if received is None:
         return output, None
+    probabilities = probabilities[..., : counts.used]
     return output, reduce_group(probabilities.to(received.dtype), received.reduction).float()
+
+
+def _restored(
+    rounded: RoundedTensors, counts: StepCounts, sight: Sight, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Keys and values ``[B, H, P, D]`` of what is held in few bits, and where it is seen."""
+    tokens, groups = rounded.filled, rounded.filled // rounded.group
+    head_dim = rounded.keys.scale.shape[-1]
+    every = slice(None)
+    keys = restore_keys(rounded.keys.row(every, tokens, groups), rounded.key_bits, dtype)
+    codes = rounded.values.row(every, tokens, tokens)
+    values = restore_values(codes, rounded.value_bits, head_dim, dtype)
+    positions = rounded.positions[:, :, :tokens]
+    numbers = torch.arange(tokens, device=positions.device)
+    visible = (positions != FREE) & (numbers < rounded.count[:, None])[:, None]
+    if sight.sliding_window is not None:
+        visible &= positions > (counts.position - sight.sliding_window)[:, None, None]
+    return keys, values, visible
 
 
 def _append(slots: SlotTensors, counts: StepCounts, new: NewTokens) -> None:

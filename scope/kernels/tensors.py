@@ -6,11 +6,41 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from scope.kernels.rounding import Codes
+
 # The position and rank of a slot that holds no token.
 FREE = -1
 
 GroupReduction = Literal["mean", "max"]
 Kernel = Literal["current", "cumulative", "recent", "random"]
+
+
+@dataclass(frozen=True)
+class RoundedTensors:
+    """What one layer holds of its prompts in few bits, beside its slots; all of it is attended to.
+
+    Attributes:
+        keys, values: codes of ``[B, H, P, D]``.
+        key_bits, value_bits: of each code.
+        group: tokens whose keys were rounded together, and at most so many channels of a value.
+        positions: ``[B, H, P]`` int32, or FREE where there is no token.
+        count: ``[B]`` int32, tokens of each row, whole groups.
+        filled: the largest of them so far; the others need not be read.
+    """
+
+    keys: Codes
+    values: Codes
+    key_bits: int
+    value_bits: int
+    group: int
+    positions: Tensor
+    count: Tensor
+    filled: int
+
+    @property
+    def nbytes(self) -> int:
+        """Of keys and values."""
+        return self.keys.nbytes + self.values.nbytes
 
 
 @dataclass(frozen=True)
@@ -22,6 +52,7 @@ class SlotTensors:
         positions: ``[B, H, S]`` int32, the position of the token in its sequence, or FREE.
         ranks: ``[B, H, S]`` int32, the order in which a head's tokens entered the cache, or FREE.
         vacant: ``[B, H]`` int32, the free slot that the next token takes.
+        rounded: what is held of the prompts outside the slots; None if nothing is.
     """
 
     keys: Tensor
@@ -29,6 +60,7 @@ class SlotTensors:
     positions: Tensor
     ranks: Tensor
     vacant: Tensor
+    rounded: RoundedTensors | None = None
 
     def first(self, count: int) -> "SlotTensors":
         """Views of the first slots."""

@@ -1,13 +1,14 @@
 """What a cache is made by: methods with their settings, and the choices between them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from scope.errors import ScopeError
 from scope.methods.budget import Budget
 from scope.methods.compressor import Compressor
 from scope.methods.score import Score, Shape
+from scope.methods.storage import Storage
 from scope.methods.strategy import Strategy
 
 
@@ -26,6 +27,7 @@ class Recipe:
             before tokens are ranked.
         frozen_prefix: what a decode pool comes on top of: the kept ``prompt``, or the first C
             entries of the cache (``capacity``) in the order in which they were chosen.
+        storage: how the prompt pool is stored.
     """
 
     compressor: Compressor
@@ -35,6 +37,7 @@ class Recipe:
     cached_heads: Literal["kv", "query"] = "kv"
     score_dtype: Literal["float32", "model"] = "float32"
     frozen_prefix: Literal["prompt", "capacity"] = "prompt"
+    storage: Storage = field(default_factory=Storage)
 
     @property
     def state(self) -> Mapping[str, Shape]:

@@ -21,10 +21,12 @@ from scope.kernels.tensors import (
     NewTokens,
     Ranking,
     Received,
+    RoundedTensors,
     Sight,
     SlotTensors,
     StepCounts,
 )
+from scope.kernels.triton.rounded import restored_keys, restored_values
 
 _MOST_SPLITS = 32
 # Numbers that a program of the second kernel can hold of its head's splits.
@@ -135,6 +137,7 @@ def _attend_splits(
     maxima = torch.empty(batch, heads, plan.splits, group, **wide)
     totals = torch.empty_like(maxima)
     cos, sin = new.rotation or (None, None)
+    rounded = slots.rounded
     held = slots.positions
     if sight.shown is not None:
         held = held.where(sight.shown, FREE)
@@ -155,10 +158,12 @@ def _attend_splits(
         weighted,
         maxima,
         totals,
+        *_pointers(rounded),
         new.queries.stride(0),
         new.keys.stride(0),
         new.values.stride(0),
         length,
+        rounded.positions.shape[2] if rounded else 0,
         sight.scaling,
         WINDOW=sight.sliding_window or 0,
         GROUP=group,
@@ -167,10 +172,30 @@ def _attend_splits(
         BLOCK=plan.block,
         SCORED=scored,
         ROTATE=new.rotation is not None,
+        KEY_BITS=rounded.key_bits if rounded else 0,
+        VALUE_BITS=rounded.value_bits if rounded else 0,
+        ROUNDED_GROUP=rounded.group if rounded else 16,
+        VALUE_GROUP=min(rounded.group, head_dim) if rounded else head_dim,
         num_warps=plan.warps,
         num_stages=plan.stages,
     )
     return _Splits(logits, weighted, maxima, totals, plan)
+
+
+def _pointers(rounded: RoundedTensors | None) -> tuple[Tensor | None, ...]:
+    if rounded is None:
+        return (None,) * 8
+    keys, values = rounded.keys, rounded.values
+    return (
+        keys.packed,
+        keys.scale,
+        keys.zero,
+        values.packed,
+        values.scale,
+        values.zero,
+        rounded.positions,
+        rounded.count,
+    )
 
 
 def _empty_output(new: NewTokens) -> Tensor:
@@ -298,10 +323,19 @@ def _attend(
     weighted_ptr,
     maxima_ptr,
     totals_ptr,
+    rounded_keys_ptr,
+    key_scale_ptr,
+    key_zero_ptr,
+    rounded_values_ptr,
+    value_scale_ptr,
+    value_zero_ptr,
+    rounded_positions_ptr,
+    rounded_count_ptr,
     queries_stride,
     new_keys_stride,
     new_values_stride,
     slots,
+    rounded_slots,
     scaling,
     WINDOW: tl.constexpr,
     GROUP: tl.constexpr,
@@ -310,8 +344,15 @@ def _attend(
     BLOCK: tl.constexpr,
     SCORED: tl.constexpr,
     ROTATE: tl.constexpr,
+    KEY_BITS: tl.constexpr,
+    VALUE_BITS: tl.constexpr,
+    ROUNDED_GROUP: tl.constexpr,
+    VALUE_GROUP: tl.constexpr,
 ):
-    """Attention of one head's query group to one split of its slots, not yet normalised."""
+    """Attention of one head's query group to one split of its slots, not yet normalised.
+
+    A split also has its part of what is held in few bits beside the slots.
+    """
     split, splits = tl.program_id(0), tl.num_programs(0)
     head, row = tl.program_id(1), tl.program_id(2)
     pair = (row * tl.num_programs(1) + head).to(tl.int64)
@@ -349,6 +390,33 @@ def _attend(
         if SCORED:
             tl.store(logits_ptr + g * slots + new_slot, new_logits, mask=g < GROUP)
 
+    if KEY_BITS:
+        groups = tl.load(rounded_count_ptr + row) // ROUNDED_GROUP
+        own = tl.cdiv(groups, splits)
+        token = tl.arange(0, ROUNDED_GROUP)
+        key_bytes: tl.constexpr = HEAD_DIM * KEY_BITS // 8
+        value_bytes: tl.constexpr = HEAD_DIM * VALUE_BITS // 8
+        for group in range(split * own, tl.minimum((split + 1) * own, groups)):
+            first = pair * rounded_slots + group * ROUNDED_GROUP
+            held = tl.load(rounded_positions_ptr + first + token)
+            visible = held != _FREE
+            if WINDOW:
+                visible &= held > position - WINDOW
+            key = restored_keys(
+                rounded_keys_ptr + first * key_bytes, key_scale_ptr, key_zero_ptr, token, d,
+                first // ROUNDED_GROUP, KEY_BITS, HEAD_DIM,
+            )  # fmt: skip
+            logits = tl.dot(query, key.to(query.dtype), input_precision="ieee")
+            logits = tl.where(visible[None, :], logits * (scaling * _LOG2_E), float("-inf"))
+            places = first * (HEAD_DIM // VALUE_GROUP)
+            value = restored_values(
+                rounded_values_ptr + first * value_bytes, value_scale_ptr + places,
+                value_zero_ptr + places, token, d, VALUE_BITS, VALUE_GROUP, HEAD_DIM,
+            )  # fmt: skip
+            maximum, total, weighted = _joined(
+                logits, value.to(new_value.dtype), maximum, total, weighted
+            )
+
     filled = tl.minimum(newest, slots)
     blocks = tl.cdiv(tl.cdiv(filled, splits), BLOCK)
     start = split * blocks * BLOCK
@@ -367,21 +435,27 @@ def _attend(
         if SCORED:
             scored = grouped & (inside & (slot >= first_scored) & (slot != new_slot))[None, :]
             tl.store(logits_ptr + g[:, None] * slots + slot[None, :], logits, mask=scored)
-        highest = tl.maximum(maximum, tl.max(logits, axis=1))
-        # Where nothing has been visible yet, any finite reference does.
-        reference = tl.where(highest == float("-inf"), 0.0, highest)
-        weights = tl.exp2(logits - reference[:, None])
-        shrink = tl.exp2(maximum - reference)
         value = tl.load(values_ptr + places[:, None] + d[None, :], mask=inside[:, None], other=0.0)
-        total = total * shrink + tl.sum(weights, axis=1)
-        weighted = tl.dot(
-            weights.to(value.dtype), value, weighted * shrink[:, None], input_precision="ieee"
-        )
-        maximum = highest
+        maximum, total, weighted = _joined(logits, value, maximum, total, weighted)
     part = (pair * splits + split) * GROUP + g
     tl.store(maxima_ptr + part, maximum, mask=g < GROUP)
     tl.store(totals_ptr + part, total, mask=g < GROUP)
     tl.store(weighted_ptr + part[:, None] * HEAD_DIM + d[None, :], weighted, mask=grouped)
+
+
+@triton.jit
+def _joined(logits, value, maximum, total, weighted):
+    """A block of logits ``[G, n]`` and values ``[n, D]`` joins what a split has attended to."""
+    highest = tl.maximum(maximum, tl.max(logits, axis=1))
+    # Where nothing has been visible yet, any finite reference does.
+    reference = tl.where(highest == float("-inf"), 0.0, highest)
+    weights = tl.exp2(logits - reference[:, None])
+    shrink = tl.exp2(maximum - reference)
+    total = total * shrink + tl.sum(weights, axis=1)
+    weighted = tl.dot(
+        weights.to(value.dtype), value, weighted * shrink[:, None], input_precision="ieee"
+    )
+    return highest, total, weighted
 
 
 @triton.jit(do_not_specialize=["layer"])
