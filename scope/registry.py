@@ -15,6 +15,8 @@ from scope.budgets.whole import Whole
 from scope.decoding.adaptive import Adaptive
 from scope.decoding.discontinuous import Discontinuous
 from scope.decoding.none import NoEviction
+from scope.decoding.periodic import Periodic
+from scope.decoding.rpc import RPC
 from scope.decoding.slide import Slide
 from scope.errors import ScopeError
 from scope.methods.budget import Budget
@@ -26,8 +28,12 @@ from scope.methods.storage import Storage
 from scope.methods.strategy import Strategy
 from scope.scores.cumulative import Cumulative
 from scope.scores.current import Current
+from scope.scores.morphkv import MorphKV
 from scope.scores.random import Random
 from scope.scores.recent import Recent
+from scope.scores.rkv import RKV
+from scope.scores.rpc import RPCScore
+from scope.scores.snapkv_decode import SnapKVDecode
 
 _Method = TypeVar("_Method")
 _Kind = type[Compressor] | type[Budget] | type[Strategy] | type[Score]
@@ -43,12 +49,17 @@ STRATEGIES: Mapping[str, type[Strategy]] = {
         Slide,
         Adaptive,
         Discontinuous,
+        Periodic,
+        RPC,
         H2ODecoding,
         StreamingLLMDecoding,
         PyramidInferDecoding,
     )
 }
-SCORES: Mapping[str, type[Score]] = {cls.name: cls for cls in (Current, Cumulative, Recent, Random)}
+SCORES: Mapping[str, type[Score]] = {
+    cls.name: cls
+    for cls in (Current, Cumulative, SnapKVDecode, MorphKV, RKV, RPCScore, Recent, Random)
+}
 
 
 def find(methods: Mapping[str, _Method], name: str | _Method, kind: str) -> _Method:

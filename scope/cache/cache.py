@@ -40,12 +40,15 @@ class SlotCache(Cache):
         recipe: the methods, for this T.
         planned: whether a prompt has come, from which on there are a plan and a schedule.
         plan: sizes.
+        asks: whether this step asks the score what tokens are worth: at every step, or where some
+            leave. The host knows, so that either kind of step is a record of its own.
         schedule: how many tokens each layer and row holds.
     """
 
     layers: list[SlotLayer]  # type: ignore[assignment]
     plan: CachePlan
     schedule: Schedule
+    asks: bool
     backend: Backend | FusingBackend
 
     def __init__(
@@ -199,6 +202,8 @@ class SlotCache(Cache):
                 "make the cache for the longest generation"
             )
         self.schedule.advance()
+        score = self.recipe.score
+        self.asks = score is not None and (not score.seldom or bool(self.schedule.losses.any()))
         return self._send_counts(device)[:, None]
 
     def _send_counts(self, device: torch.device) -> Tensor:
@@ -263,6 +268,9 @@ class SlotCache(Cache):
         if not layer.is_initialized:
             rows = self.schedule.now.step.size
             self.plan.allocate(layer, keys, rows, keys.shape[1], queries.shape[1])
+            if self.recipe.score is not None:
+                starts = self.recipe.score.initial(self.config.get_text_config(), layer_idx)
+                layer.initial = {name: start.to(keys.device) for name, start in starts.items()}
             self.backend = backend_for(keys)
         last = layer_idx == len(self.layers) - 1
         for i, row in enumerate(self._admitted):
@@ -359,7 +367,8 @@ class SlotCache(Cache):
         new = NewTokens(queries[:, :, 0], keys[:, :, 0], values[:, :, 0], rotation)
         sight = Sight(scaling, sliding_window)
         with torch.cuda.device_of(keys):  # where Triton launches, whatever the tensors' device
-            output = decode(self.layers[layer_idx], self.backend, self.recipe, new, sight)
+            layer = self.layers[layer_idx]
+            output = decode(layer, self.backend, self.recipe, new, sight, self.asks)
         return output[:, :, None]
 
     @property

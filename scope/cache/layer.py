@@ -28,6 +28,7 @@ class SlotLayer(CacheLayerMixin):
         counts: of this step.
         full: ``[B]`` int32, 1 where this step attends to all that is held; 0 where to the chosen.
         used: slots from the first on that have ever been taken; the others need not be read.
+        initial: what states of a row start with that are not per slot; 0 if it is not there.
     """
 
     is_sliding = False
@@ -40,6 +41,7 @@ class SlotLayer(CacheLayerMixin):
         super().__init__()
         self.index = index
         self.rounded: RoundedTensors | None = None
+        self.initial: Mapping[str, Tensor] = {}
         self.used = 0
 
     def allocate(
@@ -63,8 +65,8 @@ class SlotLayer(CacheLayerMixin):
             state: shapes of each state after the batch's.
             selects: whether steps attend to chosen slots.
         """
-        shape = (batch_size, heads, slots)
-        sizes = {"H": heads, "H_q": query_heads, "S": slots, "D": like.shape[-1]}
+        shape, head_dim = (batch_size, heads, slots), like.shape[-1]
+        sizes = {"H": heads, "H_q": query_heads, "S": slots, "D": head_dim, "D/2": head_dim // 2}
         self.keys = like.new_zeros(*shape, like.shape[-1])
         self.values = like.new_zeros(*shape, like.shape[-1])
         self.positions = torch.full(shape, FREE, dtype=torch.int32, device=like.device)
@@ -129,7 +131,7 @@ class SlotLayer(CacheLayerMixin):
         self.vacant[row] = count
         self.draw[row] = draw
         for name, state in self.state.items():
-            state[row] = 0.0
+            state[row] = self.initial.get(name, 0.0)
             if name in remembered:
                 state[row, :, :count] = remembered[name].gather(1, positions.long().clamp(min=0))
         if self.chosen is not None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from scope.cache.layer import SlotLayer
 from scope.kernels import Backend, FusingBackend
-from scope.kernels.tensors import FREE, NewTokens, Ranking, Received, Sight
+from scope.kernels.tensors import FREE, NewTokens, Ranking, Received, Sight, rotated
 from scope.methods.recipe import Recipe
 from scope.methods.score import Slots
 
@@ -18,11 +18,20 @@ def decode(
     recipe: Recipe,
     new: NewTokens,
     sight: Sight,
+    asks: bool,
 ) -> Tensor:
     """Append one token per row, attend to what is seen, then evict what must go.
 
     A score that a kernel knows goes through that kernel at once; any other runs between two, and so
     does a strategy that selects or rewrites. On a GPU either way is recorded with the step.
+
+    Args:
+        layer: the slots.
+        backend: what computes.
+        recipe: the methods.
+        new: the tokens.
+        sight: what they see.
+        asks: whether the score is asked what tokens are worth; else none may leave.
 
     Returns:
         ``[B, H_q, D]`` attention output.
@@ -43,7 +52,8 @@ def decode(
         return backend.attend_and_evict(layer.slots, layer.counts, new, sight, ranking)
 
     if new.rotation is not None:
-        queries, keys = (_rotated(states, *new.rotation) for states in (new.queries, new.keys))
+        cos, sin = (part[:, None] for part in new.rotation)
+        queries, keys = (rotated(states, cos, sin) for states in (new.queries, new.keys))
         new = NewTokens(queries, keys, new.values)
     layer.clear_state_of_new()
     if layer.chosen is not None:
@@ -54,11 +64,16 @@ def decode(
         return output
 
     output, current = backend.attend(layer.slots, layer.counts, new, sight, received)
-    slots = _slots(layer, new, current)
+    slots = _slots(layer, new, current, sight)
+    if score is not None:
+        score.watch(slots)
     if layer.chosen is not None:
         chosen = layer.chosen[:, :, : current.shape[-1]]
         chosen.copy_(strategy.select(slots).where(_by_row(layer.full), chosen))
-    worth = score.worth(slots).float().expand(current.shape) if score else None
+    worth = None
+    if score is not None:
+        # Where none may leave any number does: it is a free slot that is looked for.
+        worth = score.worth(slots).float().expand(current.shape) if asks else current
     if strategy.rewrites:
         slots = replace(slots, positions=slots.positions.clone(), ranks=slots.ranks.clone())
     backend.evict(layer.slots, layer.counts, worth, strategy.recent)
@@ -68,7 +83,7 @@ def decode(
     return output
 
 
-def _slots(layer: SlotLayer, new: NewTokens, current: Tensor) -> Slots:
+def _slots(layer: SlotLayer, new: NewTokens, current: Tensor, sight: Sight) -> Slots:
     """What a method sees: of the slots, as many as attention was told of."""
     width = current.shape[-1]
     used = layer.slots.first(width)
@@ -78,6 +93,8 @@ def _slots(layer: SlotLayer, new: NewTokens, current: Tensor) -> Slots:
         positions=used.positions,
         ranks=used.ranks,
         newest=layer.counts.newest,
+        position=layer.counts.position,
+        protected=layer.counts.protected,
         queries=new.queries,
         current=current,
         draw=layer.draw,
@@ -86,16 +103,11 @@ def _slots(layer: SlotLayer, new: NewTokens, current: Tensor) -> Slots:
             name: part[:, :, :width] if name in layer.per_slot else part
             for name, part in layer.state.items()
         },
+        scaling=sight.scaling,
+        sliding_window=sight.sliding_window,
     )
 
 
 def _by_row(flags: Tensor) -> Tensor:
     """``[B]`` int32 as ``[B, 1, 1]`` bool."""
     return flags[:, None, None] != 0
-
-
-def _rotated(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Apply RoPE, ``[B, D]`` cos and sin, to ``[B, H, D]``."""
-    first, second = states.chunk(2, dim=-1)
-    turned = torch.cat([-second, first], dim=-1)
-    return states * cos[:, None] + turned * sin[:, None]

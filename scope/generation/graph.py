@@ -1,18 +1,19 @@
 """Recording a decode step once and replaying it: launches cost several times what they do."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import torch
 from torch import Tensor
 
 
 class Graphed:
-    """A function of one tensor as a CUDA graph.
+    """A function of one tensor as CUDA graphs, one for each kind of call.
 
-    The first call runs as it is, which compiles its kernels; the second is recorded; from then on
-    every call replays the record, and its result lives until the next call. Where recording fails,
-    all calls run as they are, after one warning; running out of memory is left to the caller.
+    The first call of a kind runs as it is, which compiles its kernels; the second is recorded; from
+    then on every such call replays the record, and its result lives until the next call. Where
+    recording fails, all calls run as they are, after one warning; running out of memory is left to
+    the caller.
 
     Args:
         function: works on the GPU alone, on the same memory and shapes at every call, and never
@@ -22,21 +23,24 @@ class Graphed:
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         self._function = function
         self._input: Tensor | None = None
-        self._recorded: tuple[torch.cuda.CUDAGraph, Tensor] | None = None
+        self._recorded: dict[Hashable, tuple[torch.cuda.CUDAGraph, Tensor] | None] = {}
         self._failed = False
 
-    def __call__(self, tensor: Tensor) -> Tensor:
+    def __call__(self, tensor: Tensor, kind: Hashable = None) -> Tensor:
+        """Call it; what it does besides may depend on the kind, which the host knows."""
         if self._failed:
             return self._function(tensor)
         if self._input is None:
             self._input = tensor.clone()
-            return self._function(self._input)
         self._input.copy_(tensor)
-        if self._recorded is None:
-            self._recorded = self._record(self._input)
-        if self._recorded is None:
+        if kind not in self._recorded:
+            self._recorded[kind] = None
+            return self._function(self._input)
+        recorded = self._recorded[kind] or self._record(self._input)
+        if recorded is None:
             return self._function(tensor)
-        graph, output = self._recorded
+        self._recorded[kind] = recorded
+        graph, output = recorded
         graph.replay()
         return output
 

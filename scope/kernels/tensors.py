@@ -166,6 +166,13 @@ def mixed(numbers: Tensor) -> Tensor:
     return numbers ^ (numbers >> 16)
 
 
+def rotated(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Apply RoPE to ``[..., D]``: the i-th of D and the one D/2 later turn as a pair."""
+    first, second = states.chunk(2, dim=-1)
+    turned = torch.cat([-second, first], dim=-1)
+    return states * cos + turned * sin
+
+
 def reduce_group(values: Tensor, reduction: GroupReduction) -> Tensor:
     """Reduce ``[..., H_kv, group, n]`` over the query heads that share a KV head.
 

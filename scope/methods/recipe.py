@@ -11,6 +11,9 @@ from scope.methods.score import Score, Shape
 from scope.methods.storage import Storage
 from scope.methods.strategy import Strategy
 
+# Sizes of a `Shape` that are the model's or the cache's.
+_GIVEN_SIZES = ("H", "H_q", "S", "D", "D/2")
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -41,15 +44,26 @@ class Recipe:
 
     @property
     def state(self) -> Mapping[str, Shape]:
-        """What score and strategy remember.
+        """What score and strategy remember, in sizes that no option names any more.
 
         Raises:
             ScopeError: where both use one name.
         """
-        both = self.strategy.state.keys() & (self.score.state if self.score else {}).keys()
+        of_strategy, of_score = _state(self.strategy), _state(self.score)
+        both = of_strategy.keys() & of_score.keys()
         if both:
             raise ScopeError(f"score and strategy both have a state named {min(both)}; rename one")
-        return {**self.strategy.state, **(self.score.state if self.score else {})}
+        return {**of_strategy, **of_score}
+
+
+def _state(method: Strategy | Score | None) -> Mapping[str, Shape]:
+    return {
+        name: tuple(
+            size if isinstance(size, int) or size in _GIVEN_SIZES else getattr(method, size)
+            for size in shape
+        )
+        for name, shape in (method.state if method else {}).items()
+    }
 
 
 class Configuration(Protocol):

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
+from transformers import PreTrainedConfig
 
-from scope.kernels.tensors import GroupReduction, Kernel
+from scope.kernels.tensors import FREE, GroupReduction, Kernel
 from scope.methods.options import option
 from scope.methods.prompt import Prompt
 
 # A tensor's sizes after the batch's: numbers, or "H" KV heads, "H_q" query heads, "S" slots, "D"
-# head size. What has slots begins with ("H", "S"), and starts at 0 with every token.
+# head size, "D/2" pairs that RoPE turns, or the name of one of the method's options. What has slots
+# begins with ("H", "S"), and starts at 0 with every token.
 Shape = tuple[int | str, ...]
 
 
@@ -28,12 +30,16 @@ class Slots:
         positions: ``[B, H, S]`` int32 position of each token in its sequence, -1 in a free slot.
         ranks: ``[B, H, S]`` int32 order in which a head's tokens came, -1 in a free slot.
         newest: ``[B]`` int32 rank of the new token: a row's clock.
+        position: ``[B]`` int32, its position.
+        protected: ``[B]`` int32; ranks below it never leave.
         queries: ``[B, H_q, D]`` of the new token, after RoPE.
         current: ``[B, H, S]`` float32 attention of this step to each slot.
         draw: ``[B]`` int64, a 32-bit number that chance makes of each row's prompt.
         layer: number of the layer, from 0.
         state: what the score and the strategy have declared, ``[B, ...]`` float32 each; change it
             in place.
+        scaling: factor on the query-key products.
+        sliding_window: how many tokens back a query may look, itself included; None for all.
     """
 
     keys: Tensor
@@ -41,11 +47,23 @@ class Slots:
     positions: Tensor
     ranks: Tensor
     newest: Tensor
+    position: Tensor
+    protected: Tensor
     queries: Tensor
     current: Tensor
     draw: Tensor
     layer: int
     state: Mapping[str, Tensor]
+    scaling: float
+    sliding_window: int | None
+
+    def seen(self, age: Tensor | int = 0) -> Tensor:
+        """``[B, H, S]`` bool, what a query sees: the newest one, or ``[B]`` steps before."""
+        last = self.newest - age
+        seen = (self.ranks != FREE) & (self.ranks <= last[:, None, None])
+        if self.sliding_window is None:
+            return seen
+        return seen & (self.positions > (self.position - age - self.sliding_window)[:, None, None])
 
 
 @dataclass(frozen=True)
@@ -59,6 +77,8 @@ class Score(ABC):
             runs between two kernels.
         state: what it remembers, by name: per slot if the shape holds "S", otherwise per layer or
             head.
+        seldom: whether `worth` is asked only after steps at which some token leaves, which then are
+            a record of their own: for what would cost too much at every step.
         group_reduction: how the attention of the query heads of a group becomes one number.
         seed: what a row's `Slots.draw` depends on, besides its prompt.
     """
@@ -67,6 +87,7 @@ class Score(ABC):
     about: ClassVar[str]
     kernel: ClassVar[Kernel | None] = None
     state: ClassVar[Mapping[str, Shape]] = {}
+    seldom: ClassVar[bool] = False
 
     # Options of those that declare them so.
     group_reduction: GroupReduction = "mean"
@@ -81,8 +102,20 @@ class Score(ABC):
     def worth(self, slots: Slots) -> Tensor:
         """``[B, H, S]`` float32: the lowest leave first, and of equals the newest.
 
-        Called at every step, also where none leaves, so that a state may be brought up to date.
+        Called at every step, also where none leaves, so that a state may be brought up to date;
+        unless `seldom`.
         """
+
+    def watch(self, slots: Slots) -> None:  # noqa: B027  # most have nothing to remember
+        """Bring a state up to date, in place: called at every step, before `worth`."""
+
+    def initial(self, config: PreTrainedConfig, layer: int) -> Mapping[str, Tensor]:
+        """What states that are not per slot start with, for a layer of this model; 0 if not said.
+
+        Raises:
+            ScopeError: where the model cannot be scored.
+        """
+        return {}
 
     def remember(self, prompt: Prompt) -> Mapping[str, Tensor]:
         """What the tokens of a prompt start with, ``[H, L]`` for a state per slot; 0 if not said.

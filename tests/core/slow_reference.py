@@ -39,7 +39,7 @@ class Step:
 def everything(compression: Compression) -> SimpleNamespace:
     """Its settings, and something for those that it does not read."""
     unread = {"window_size": 8, "max_capacity_prompt": 0, "group_reduction": "mean"}
-    unread |= {"decoding_window_size": 2, "decoding_recent_size": 1, "delta": None}
+    unread |= {"decoding_window_size": 2, "decoding_recent_size": 1, "delta": None, "period": 1}
     return SimpleNamespace(**(unread | compression.settings()))
 
 
@@ -67,6 +67,8 @@ class SlowReference:
     def read_prompt(self, prompt: list[int]) -> Step:
         self.length, self.step = len(prompt), 0
         self.cache: list[list[list[Entry]]] = []
+        # All queries of the generation, by layer and query head.
+        self.queries = [[[] for _ in range(99)] for _ in range(self.num_layers)]
         hidden = self.model.model.embed_tokens(torch.tensor([prompt]))
         for layer_idx, layer in enumerate(self.model.model.layers):
             queries, keys, values = self._project(layer, hidden, list(range(self.length)))
@@ -97,22 +99,26 @@ class SlowReference:
         hidden = self.model.model.embed_tokens(torch.tensor([[token]]))
         for layer_idx, layer in enumerate(self.model.model.layers):
             queries, keys, values = self._project(layer, hidden, [position])
-            outputs = []
+            outputs, currents = [], []
             for head, entries in enumerate(self.cache[layer_idx]):
                 entries.append(Entry(position, keys[head][0], values[head][0], 0.0))
                 held = [entry.position for entry in entries]
                 rows = []
-                for query in queries[head * self.group : (head + 1) * self.group]:
-                    row = self._attend(query[0], [e.key for e in entries], held, position)
+                for number in range(head * self.group, (head + 1) * self.group):
+                    query = queries[number][0]
+                    self.queries[layer_idx][number].append(query)
+                    row = self._attend(query, [e.key for e in entries], held, position)
                     rows.append(row)
                     outputs.append(weigh(row, [e.value for e in entries])[None])
                 current = self._reduce(rows)
                 for entry, share in zip(entries, current, strict=True):
                     entry.received += share
-                worth = dict(zip(held, current, strict=True))
-                if self.score == "cumulative":
-                    worth = {entry.position: entry.received for entry in entries}
-                self.cache[layer_idx][head] = self._evict(layer_idx, entries, worth)
+                currents.append(dict(zip(held, current, strict=True)))
+            worths = [self._worth(layer_idx, *one) for one in enumerate(currents)]
+            self.cache[layer_idx] = [
+                self._evict(layer_idx, entries, worth)
+                for entries, worth in zip(self.cache[layer_idx], worths, strict=True)
+            ]
             hidden = self._finish(layer, hidden, outputs)
         return self._result(hidden)
 
@@ -205,6 +211,12 @@ class SlowReference:
 
     # --- the generation ---------------------------------------------------------------------------
 
+    def _worth(self, layer_idx: int, head: int, current: dict[int, float]) -> dict[int, float]:
+        """What the tokens of a head compete by, by position as this step's attention."""
+        if self.score == "cumulative":
+            return {entry.position: entry.received for entry in self.cache[layer_idx][head]}
+        return current
+
     def _evict(self, layer_idx: int, entries: list[Entry], worth: dict[int, float]) -> list[Entry]:
         frozen = 0 if self.unified else min(self._capacity(layer_idx), self.length)
         limit = self._limit(layer_idx)
@@ -231,6 +243,13 @@ class SlowReference:
             case "discontinuous":
                 grown = self._adaptive(self.step) > self._adaptive(self.step - 1)
                 return self._adaptive(self.step) if self.step > recent and grown else None
+            case "periodic":
+                over = self.step - window
+                return window if over > 0 and over % self.settings.period == 0 else None
+            case "rpc":
+                if self.step % self.settings.period:
+                    return None
+                return self.step // self.settings.keep_one_in + recent
             case "pyramidinfer":
                 everywhere = sum(map(self._capacity, range(self.num_layers))) // self.num_layers
                 average = everywhere + window - recent

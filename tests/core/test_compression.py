@@ -10,11 +10,11 @@ from scope.registry import COMPRESSORS, STRATEGIES
 from tests.core.tiny import PAIRS
 
 
-def test_methods_and_strategies_are_the_originals() -> None:
-    assert set(COMPRESSORS) == {
+def test_the_original_methods_and_strategies_are_there() -> None:
+    assert set(COMPRESSORS) >= {
         "ALLKV", "SnapKV", "PyramidKV", "PyramidInfer", "H2O", "StreamingLLM",
     }  # fmt: skip
-    assert set(STRATEGIES) == {
+    assert set(STRATEGIES) >= {
         "None", "slide", "adaptive", "discontinuous", "h2o", "slm", "pyramidinfer",
     }  # fmt: skip
 
@@ -37,6 +37,8 @@ def test_cumulative_scores_are_h2os_own() -> None:
         "slide": "current",
         "adaptive": "current",
         "discontinuous": "current",
+        "periodic": "snapkv_decode",
+        "rpc": "rpc",
         "h2o": "cumulative",
         "slm": "recent",
         "pyramidinfer": "current",

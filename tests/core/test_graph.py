@@ -53,3 +53,26 @@ def test_other_failures_are_warned_of_once() -> None:
     with pytest.warns(UserWarning, match="without a CUDA graph"):
         assert graphed(torch.ones(1)) == 2
     assert graphed(torch.full((1,), 5.0)) == 6
+
+
+def test_every_kind_of_call_has_a_record_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, recording = [], []
+
+    class Recorded:
+        def replay(self) -> None:
+            calls.append(("replayed", *self.kinds))
+
+    @contextmanager
+    def graph(recorded: Recorded) -> Iterator[None]:
+        recording.append(recorded)
+        recorded.kinds = [kind]
+        yield
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Recorded)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    graphed = Graphed(lambda tensor: calls.append(kind) or tensor + 1)
+    for kind in "aabbbab":
+        assert graphed(torch.zeros(1), kind) == 1
+    # Once as it is, once recorded and then replayed.
+    first = ["a", "a", ("replayed", "a"), "b", "b", ("replayed", "b")]
+    assert calls == [*first, *[("replayed", kind) for kind in "bab"]]

@@ -11,7 +11,7 @@ from torch import Tensor
 from scope import SlotCache, patch
 from tests.core.tiny import PAIRS, compression_of, left_padded, random_tokens, tiny_model
 
-C, W, R, T = 12, 8, 3, 20
+C, W, R, T, P, ONE_IN = 12, 8, 3, 20, 4, 2
 ZETA = (T - R) / (W - R)
 PYRAMIDS = ("PyramidKV", "PyramidInfer", "pyramidinfer")
 UNIFIED = ("h2o", "slm", "pyramidinfer")
@@ -52,7 +52,8 @@ class Trace:
 def trace(request: pytest.FixtureRequest) -> Trace:
     (method, strategy), model_name, lengths = request.param
     model = tiny_model(model_name)
-    cache = SlotCache(model.config, compression_of(method, strategy, C, 3, W, R), T)
+    compression = compression_of(method, strategy, C, 3, W, R, period=P, keep_one_in=ONE_IN)
+    cache = SlotCache(model.config, compression, T)
     forced = torch.tensor([random_tokens(T, seed=n) for n in lengths])
     with patch(model), torch.inference_mode():
         model(**left_padded([random_tokens(n, seed=n) for n in lengths]), past_key_values=cache)
@@ -104,7 +105,8 @@ def test_physical_length_stays_within_the_budget(trace: Trace) -> None:
     for length, step, before, _ in trace.rows():
         attended = [len(heads[0]) + 1 for heads in before]
         highest = [max(pair) for pair in zip(highest, attended, strict=True)]
-        budget = trace.capacity(length) + (step if trace.strategy == "None" else W + 1)
+        pool = {"None": step, "periodic": W + P, "rpc": R + step / ONE_IN + P}
+        budget = trace.capacity(length) + pool.get(trace.strategy, W + 1)
         if trace.strategy == "discontinuous":
             budget += ZETA
         assert sum(attended) <= len(attended) * budget
@@ -116,11 +118,13 @@ def test_physical_length_stays_within_the_budget(trace: Trace) -> None:
 def test_decode_pool_is_what_the_strategy_allows(trace: Trace) -> None:
     for length, step, _, after in trace.rows():
         grown = R + max(0, (step - R) * (W - R) // (T - R))
-        most = {"slide": W, "adaptive": grown, "discontinuous": grown + ZETA}.get(trace.strategy, T)
+        pools = {"slide": W, "adaptive": grown, "discontinuous": grown + ZETA}
+        pools |= {"periodic": W + P - 1, "rpc": R + step // ONE_IN + P - 1}
+        most = pools.get(trace.strategy, T)
         for head in (head for heads in after for head in heads):
             generated = sum(position >= length for position in head)
             assert generated <= most
-            if trace.strategy not in (*UNIFIED, "discontinuous"):
+            if trace.strategy not in (*UNIFIED, "discontinuous", "periodic", "rpc"):
                 assert generated == min(step, most)
 
 
@@ -143,7 +147,7 @@ def test_nothing_leaves_before_the_pool_is_full(trace: Trace) -> None:
         return  # every layer has a budget of its own: test_reference checks it
     for length, step, before, after in trace.rows():
         spare = max(0, trace.capacity(length) - length)  # of a prompt shorter than its budget
-        quiet = {"None": T, "slide": W, "adaptive": R, "discontinuous": R + ZETA}
+        quiet = {"None": T, "slide": W, "adaptive": R, "discontinuous": R + ZETA, "rpc": P - 1}
         if step <= quiet.get(trace.strategy, W + spare):
             for old, new in zip(before, after, strict=True):
                 assert all(o < n for o, n in zip(old, new, strict=True))

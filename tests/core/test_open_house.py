@@ -32,6 +32,18 @@ COMPRESSIONS = {
     "value norm": Compression(ValueNorm, "slide", norm=2, **PROMPT, **POOL),
     "decayed": Compression("H2O", "slide", decoding_score=Decayed, **PROMPT, **POOL),
     "decayed, unified": Compression("H2O", "h2o", decoding_score=Decayed, **PROMPT, **POOL),
+    "snapkv, seldom": Compression(
+        "H2O",
+        "periodic",
+        decoding_score="snapkv_decode",
+        last_queries=2,
+        period=3,
+        **PROMPT,
+        **POOL,
+    ),
+    "R-KV": Compression("ALLKV", "periodic", decoding_score="rkv", period=3, **POOL),
+    "R-KV, unified": Compression("SnapKV", "h2o", decoding_score="rkv", **PROMPT, **POOL),
+    "RPC": Compression("ALLKV", "rpc", period=5, keep_one_in=3, decoding_recent_size=2),
     "redundancy": Compression("ALLKV", "adaptive", decoding_score=Redundancy, **POOL),
     "refreshed": Compression("ALLKV", Refreshed),
     "uneven": Compression("SnapKV", "slide", budget=Uneven, **PROMPT, **POOL),
@@ -110,7 +122,22 @@ def test_redundancy_is_the_mean_cosine() -> None:
     positions = torch.tensor([[[3, -1, 5, 6, 7, -1]]], dtype=torch.int32)
     current = torch.rand(1, 1, 6, generator=random)
     nothing = torch.zeros(1)
-    slots = Slots(keys, keys, positions, positions, nothing, nothing, current, nothing, 0, {})
+    slots = Slots(
+        keys=keys,
+        values=keys,
+        positions=positions,
+        ranks=positions,
+        newest=nothing,
+        position=nothing,
+        protected=nothing,
+        queries=nothing,
+        current=current,
+        draw=nothing,
+        layer=0,
+        state={},
+        scaling=1.0,
+        sliding_window=None,
+    )
     worth = Redundancy(balance=0.25).worth(slots)[0, 0].tolist()
     held = [i for i in range(6) if positions[0, 0, i] >= 0]
     vectors = keys[0, 0].tolist()

@@ -15,6 +15,7 @@ SIZES = {
     "window_size": 3,
     "decoding_window_size": 7,
     "decoding_recent_size": 3,
+    "period": 4,
 }
 
 

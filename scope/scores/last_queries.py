@@ -1,0 +1,88 @@
+"""What scores have in common that look through the last queries, now and then."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from scope.errors import ScopeError
+from scope.kernels.tensors import FREE, reduce_group
+from scope.methods.options import option
+from scope.methods.score import AttentionScore, Shape, Slots
+
+
+@dataclass(frozen=True)
+class LastQueries(AttentionScore):
+    """Base of scores that need the last w queries; each is noted as it comes, in a ring.
+
+    Attributes:
+        state: the ring, ``[B, H_q, w, D]``; where no query has come yet, it is 0.
+    """
+
+    seldom: ClassVar[bool] = True
+    state: ClassVar[Mapping[str, Shape]] = {"queries": ("H_q", "last_queries", "D")}
+
+    last_queries: int = option(8, "w, last queries of the generation that judge what is held")
+
+    def __post_init__(self) -> None:
+        if self.last_queries < 1:
+            raise ScopeError(f"last_queries is {self.last_queries}; it must be at least 1")
+
+    def watch(self, slots: Slots) -> None:
+        ring = slots.state["queries"]
+        place = (slots.newest % self.last_queries).long()[:, None, None, None]
+        place = place.expand(-1, ring.shape[1], 1, ring.shape[3])
+        ring.scatter_(2, place, slots.queries[:, :, None].float())
+
+    def ages(self, slots: Slots) -> Tensor:
+        """``[B, w]`` steps since each query of the ring came; 0 is the newest."""
+        places = torch.arange(self.last_queries, device=slots.newest.device)
+        return (slots.newest[:, None] - places) % self.last_queries
+
+    def older(self, slots: Slots) -> Tensor:
+        """``[B, H, S]`` bool, tokens that came before all of the last w."""
+        before = (slots.newest - self.last_queries)[:, None, None]
+        return (slots.ranks != FREE) & (slots.ranks <= before)
+
+    def received(
+        self,
+        slots: Slots,
+        among: Tensor | None = None,
+        combine: Callable[[Tensor, Tensor], Tensor] = torch.add,
+    ) -> Tensor:
+        """Attention that every slot receives from the last w queries: ``[B, H, S]`` float32.
+
+        Args:
+            slots: one layer.
+            among: ``[B, H, S]`` bool, the slots that share a query's attention; None for all. Of
+                those it sees what it saw when it came; a query that never came gives nothing.
+            combine: what makes one number of two queries' attention.
+        """
+        return reduce_group(reduce(combine, self._attention(slots, among)), self.group_reduction)
+
+    def _attention(self, slots: Slots, among: Tensor | None) -> Iterator[Tensor]:
+        """``[B, H, group, S]`` of one query after the other: all at once would take w times S."""
+        batch, heads, _, head_dim = slots.keys.shape
+        ring, ages = slots.state["queries"], self.ages(slots)
+        keys = slots.keys.transpose(2, 3)
+        for place in range(self.last_queries):
+            queries = ring[:, :, place].view(batch, heads, -1, head_dim)
+            seen = slots.seen(ages[:, place])
+            seen = (seen if among is None else seen & among)[:, :, None]
+            logits = (queries.to(keys.dtype) @ keys).float() * slots.scaling
+            logits = logits.masked_fill(~seen, torch.finfo(logits.dtype).min)
+            came = queries.any(dim=-1, keepdim=True)
+            yield logits.softmax(dim=-1) * (seen & came)
+
+
+def in_order(slots: Slots, values: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """Change ``[B, H, S]`` by what works on neighbours: in the order in which tokens came.
+
+    Free slots come before all of them.
+    """
+    order = slots.ranks.argsort(dim=-1, stable=True)
+    changed = change(values.gather(-1, order))
+    return torch.empty_like(changed).scatter_(-1, order, changed)
