@@ -46,6 +46,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 STEPS_TO_FIT = 4  # enough to see that a batch fits, recording a graph included
 _CAPTURE_STEPS = 3
 _TOLERANCE = 0.03
+_COPIES = 10
 
 Decoding = Iterator[Any]
 
@@ -265,15 +266,20 @@ def search(fits: Callable[[int], bool], too_many: int) -> int:
 
 
 def copy_bandwidth(device: str) -> float:
-    """Bytes read and written per second by the fastest of some large copies."""
+    """Bytes read and written per second by large copies, the best of some runs.
+
+    Several follow one another between two waits for the device: one alone would be timed with its
+    launch and the wait, and floors would come out too long.
+    """
     source = torch.empty(2**31 if device == "cuda" else 2**26, dtype=torch.uint8, device=device)
     target, best = torch.empty_like(source), float("inf")
-    for _ in range(20):
+    for _ in range(5):
         synchronize(device)
         started = time.perf_counter()
-        target.copy_(source)
+        for _ in range(_COPIES):
+            target.copy_(source)
         synchronize(device)
-        best = min(best, time.perf_counter() - started)
+        best = min(best, (time.perf_counter() - started) / _COPIES)
     moved = 2 * source.nbytes
     del source, target
     _free_memory()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from scope.attention.flash import causal_attention, tells_log_sum_exp
 from scope.cache.cache import SlotCache
 from scope.errors import ScopeError
 
@@ -96,7 +97,8 @@ def attend(
     """Attention of one module that was given a `SlotCache`.
 
     A prompt goes through the model's own implementation over its full keys and values, so prompt
-    logits are exact, and is compressed afterwards. A decode step attends to the slots.
+    logits are exact, and is compressed afterwards; where that is torch's flash attention, it also
+    tells what its rows sum up to. A decode step attends to the slots.
 
     Args:
         module: the attention module.
@@ -123,10 +125,14 @@ def attend(
     states = module.layer_idx, queries, keys, values, scaling, kwargs.get("sliding_window")
     if not call.cache.prefilling:
         return call.cache.attend(*states).transpose(1, 2), None
-    own: Any = eager_attention(module)
-    implementation = ALL_ATTENTION_FUNCTIONS.get_interface(module.config._attn_implementation, own)
-    output, weights = implementation(module, queries, keys, values, attention_mask, **kwargs)
-    call.cache.store_prompt(*states, call.hidden)
+    name, weights, log_sum_exp = module.config._attn_implementation, None, None
+    if tells_log_sum_exp(name, queries, attention_mask, kwargs):
+        output, log_sum_exp = causal_attention(queries, keys, values, scaling)
+    else:
+        own: Any = eager_attention(module)
+        implementation = ALL_ATTENTION_FUNCTIONS.get_interface(name, own)
+        output, weights = implementation(module, queries, keys, values, attention_mask, **kwargs)
+    call.cache.store_prompt(*states, call.hidden, log_sum_exp)
     return output, weights
 
 

@@ -252,6 +252,7 @@ class SlotCache(Cache):
         scaling: float,
         sliding_window: int | None,
         hidden: Tensor,
+        log_sum_exp: Tensor | None = None,
     ) -> None:
         """Compress the admitted prompts of one layer into their rows.
 
@@ -262,6 +263,7 @@ class SlotCache(Cache):
             scaling: factor on the query-key products.
             sliding_window: tokens back that a query may look, itself included; None for all.
             hidden: ``[b, L, hidden]``, what the layer's attention reads, after its norm.
+            log_sum_exp: ``[b, H_q, L]`` of the attention's rows, where it has told it.
         """
         keys, values = self._cached_heads(keys, queries), self._cached_heads(values, queries)
         layer = self.layers[layer_idx]
@@ -286,6 +288,7 @@ class SlotCache(Cache):
                 score_dtype=keys.dtype if self.recipe.score_dtype == "model" else torch.float32,
                 by_position=self.recipe.frozen_prefix == "prompt",
                 backend=self.backend,
+                log_sum_exp=None if log_sum_exp is None else log_sum_exp[i, :, start:],
             )
             if self.recipe.budget.observes:
                 self._waiting.setdefault(row, []).append(prompt)

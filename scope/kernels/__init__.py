@@ -64,6 +64,7 @@ class Backend(Protocol):
         score_dtype: torch.dtype,
         first_row: int = 0,
         first_causal_row: int = 0,
+        log_sum_exp: Tensor | None = None,
     ) -> Tensor:
         """Attention that every key receives from each query head, summed over the rows.
 
@@ -75,6 +76,8 @@ class Backend(Protocol):
             score_dtype: probabilities are rounded to it before they are added up, in float32.
             first_row: rows before it are left out.
             first_causal_row: rows before it look at the whole prompt, but for the sliding window.
+            log_sum_exp: ``[H_q, L]`` float32, natural logarithm of the sum that each row's
+                probabilities are normalised by, where somebody has it: it is half of the work.
 
         Returns:
             ``[H_q, L]`` float32; ``[H, L, L]`` never exists, memory is linear in L.

@@ -123,6 +123,7 @@ def column_sums(
     score_dtype: torch.dtype,
     first_row: int = 0,
     first_causal_row: int = 0,
+    log_sum_exp: Tensor | None = None,
 ) -> Tensor:
     """Attention that every key receives from each query head; see `Backend`.
 
@@ -145,6 +146,10 @@ def column_sums(
         if sliding_window is not None:
             hidden |= columns[:end] <= rows - sliding_window
         logits = logits.view(heads, -1, stop - start, end).masked_fill_(hidden, -torch.inf)
-        probabilities = logits.softmax(dim=-1, dtype=torch.float32).to(score_dtype)
-        sums[..., :end] += probabilities.sum(dim=2, dtype=torch.float32)
+        if log_sum_exp is None:
+            probabilities = logits.softmax(dim=-1, dtype=torch.float32)
+        else:
+            normaliser = log_sum_exp[:, start:stop].reshape(*logits.shape[:3], 1)
+            probabilities = (logits.float() - normaliser).exp()
+        sums[..., :end] += probabilities.to(score_dtype).sum(dim=2, dtype=torch.float32)
     return sums.flatten(0, 1)

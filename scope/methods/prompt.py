@@ -38,6 +38,8 @@ class Prompt:
         sliding_window: how many tokens back a query may look, itself included; None for all.
         score_dtype: probabilities and sums are rounded to this dtype before they are ranked.
         backend: what sums up attention; what suits the keys if None.
+        log_sum_exp: ``[H_q, L]`` float32 of the causal attention's rows, where the model's own
+            attention has told it.
         by_position: whether entries lie in the order of their positions, or as they were chosen.
     """
 
@@ -51,6 +53,7 @@ class Prompt:
     score_dtype: torch.dtype = torch.float32
     by_position: bool = True
     backend: Backend | None = None
+    log_sum_exp: Tensor | None = None
     _sums: dict[tuple[int, int], Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -84,6 +87,7 @@ class Prompt:
                 self.sliding_window,
                 self.score_dtype,
                 *key,
+                self.log_sum_exp if first_causal_row <= first_row else None,
             )
         sums = self._sums[key].view(self.keys.shape[0], -1, self.length).to(self.score_dtype)
         return reduce_group(sums, reduction).float()

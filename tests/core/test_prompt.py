@@ -9,6 +9,8 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from scope import Fidelity, patch
+from scope.attention import interface
+from scope.attention.flash import causal_attention, tells_log_sum_exp
 from scope.generation.session import Session
 from scope.kernels import reference
 from scope.methods.prompt import Prompt
@@ -92,7 +94,7 @@ def test_equal_sums_are_computed_once(
     compute, first_causal_rows = reference.column_sums, []
 
     def column_sums(*args: Any) -> Tensor:
-        first_causal_rows.append(args[-1])
+        first_causal_rows.append(args[-2])
         return compute(*args)
 
     monkeypatch.setattr(reference, "column_sums", column_sums)
@@ -101,6 +103,60 @@ def test_equal_sums_are_computed_once(
     with patch(tiny_model("gqa", num_layers=1)) as model:
         Session(model, compression, [random_tokens(20, seed=0)], 10).prefill()
     assert first_causal_rows == expected
+
+
+@pytest.mark.parametrize("method", ["H2O", "SnapKV"])
+def test_what_attention_tells_of_its_rows_changes_nothing(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU it is told there; torch's attention for a CPU can be asked likewise."""
+    given: list[Tensor | None] = []
+    compute = reference.column_sums
+
+    def column_sums(*args: Any) -> Tensor:
+        given.append(args[-1])
+        return compute(*args)
+
+    def on_a_cpu(*states: Any) -> tuple[Tensor, Tensor]:
+        *tensors, scaling = states
+        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        output, log_sum_exp = flash(*tensors, 0.0, True, scale=scaling)
+        return output.transpose(1, 2), log_sum_exp
+
+    monkeypatch.setattr(reference, "column_sums", column_sums)
+    found = []
+    for told in (False, True):
+        monkeypatch.setattr(interface, "tells_log_sum_exp", lambda *args, told=told: told)
+        monkeypatch.setattr(interface, "causal_attention", on_a_cpu)
+        with patch(tiny_model("gqa")) as model:
+            session = Session(
+                model, compression_of(method, "slide", 12, 3, 7, 3), [random_tokens(31, seed=3)], 10
+            )
+            logits = session.prefill()
+        found.append((logits, torch.stack([layer.positions for layer in session.cache.layers])))
+    torch.testing.assert_close(*(logits for logits, _ in found), rtol=1e-4, atol=1e-4)
+    assert found[0][1].equal(found[1][1])
+    assert [told is not None for told in given] == [False] * 3 + [True] * 3
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("heads", [2, 8])
+def test_flash_attention_tells_the_sums_of_its_rows(heads: int) -> None:
+    random = torch.Generator("cuda").manual_seed(0)
+    states = [
+        torch.randn(1, n, 300, 64, generator=random, device="cuda", dtype=torch.bfloat16)
+        for n in (8, heads, heads)
+    ]
+    assert tells_log_sum_exp("sdpa", states[0], None, {})
+    output, log_sum_exp = causal_attention(*states, 0.2)
+    expected = functional.scaled_dot_product_attention(
+        *states, is_causal=True, scale=0.2, enable_gqa=True
+    )
+    torch.testing.assert_close(output, expected.transpose(1, 2), rtol=1e-2, atol=1e-2)
+    queries, keys = states[0].float(), states[1].float().repeat_interleave(8 // heads, 1)
+    later = torch.ones(300, 300, dtype=torch.bool, device="cuda").triu(1)
+    logits = (queries @ keys.transpose(2, 3) * 0.2).masked_fill(later, -torch.inf)
+    torch.testing.assert_close(log_sum_exp, logits.logsumexp(-1), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("model_name", ["gqa", "qwen2"])

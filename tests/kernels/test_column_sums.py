@@ -1,5 +1,6 @@
 """The kernels that add up a prompt's attention give what the plain torch path gives."""
 
+import math
 from dataclasses import dataclass
 
 import pytest
@@ -44,10 +45,24 @@ class Case:
         )
 
     def sums(
-        self, queries: Tensor, keys: Tensor, score_dtype: torch.dtype = torch.float32
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        score_dtype: torch.dtype = torch.float32,
+        log_sum_exp: Tensor | None = None,
     ) -> Tensor:
         rows = (self.first_row, self.first_causal_row)
-        return column_sums(queries, keys, SCALING, self.window, score_dtype, *rows)
+        return column_sums(queries, keys, SCALING, self.window, score_dtype, *rows, log_sum_exp)
+
+    def log_sum_exp(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """Of every row, in float64."""
+        keys = keys.double().repeat_interleave(self.group, 0)
+        row, column = torch.arange(self.length)[:, None], torch.arange(self.length)
+        hidden = (column > row) & (row >= self.first_causal_row)
+        if self.window is not None:
+            hidden |= column <= row - self.window
+        logits = queries.double() @ keys.transpose(1, 2) * SCALING
+        return logits.masked_fill(hidden.to(DEVICE), -torch.inf).logsumexp(-1).float()
 
     def exact(self, queries: Tensor, keys: Tensor) -> Tensor:
         """Of every query head, in float64, which the kernels are not for."""
@@ -92,6 +107,20 @@ def test_every_row_gives_one(case: Case) -> None:
     sums = case.sums(*case.states(seed=1))
     rows = torch.full(sums.shape[:1], case.length - case.first_row, dtype=torch.float32)
     torch.testing.assert_close(sums.sum(dim=1), rows.to(DEVICE), **CLOSE)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_rows_whose_sums_are_known(case: Case) -> None:
+    """Both ways give what they give without; and twice the sum halves what a row gives."""
+    queries, keys = case.states(seed=6)
+    known, expected = case.log_sum_exp(queries, keys), case.exact(queries, keys)
+    torch.testing.assert_close(case.sums(queries, keys, log_sum_exp=known), expected, **CLOSE)
+    rows = (case.first_row, case.first_causal_row)
+    plain = reference.column_sums(queries, keys, SCALING, case.window, torch.float32, *rows, known)
+    torch.testing.assert_close(plain, expected, **CLOSE)
+    twice = known + math.log(2)
+    halves = case.sums(queries, keys, log_sum_exp=twice)
+    torch.testing.assert_close(halves, expected / 2, **CLOSE)
 
 
 def test_one_huge_logit() -> None:

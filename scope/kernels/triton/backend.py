@@ -22,8 +22,10 @@ def column_sums(
     score_dtype: torch.dtype,
     first_row: int = 0,
     first_causal_row: int = 0,
+    log_sum_exp: Tensor | None = None,
 ) -> Tensor:
     """Attention that every key receives from each query head; see `Backend`."""
-    few = keys.shape[1] - first_row <= _FEW_ROWS
-    sums = reference.column_sums if few else column_sums_of_many_rows
-    return sums(queries, keys, scaling, sliding_window, score_dtype, first_row, first_causal_row)
+    asked = queries, keys, scaling, sliding_window, score_dtype, first_row, first_causal_row
+    if keys.shape[1] - first_row <= _FEW_ROWS:
+        return reference.column_sums(*asked)  # normalises by what it has rounded itself
+    return column_sums_of_many_rows(*asked, log_sum_exp)

@@ -4,7 +4,8 @@
 The first goes along the keys for every block of query rows and keeps their log-sum-exp; the second
 goes along the rows for every block of keys and adds up their probabilities. Both leave out what no
 row of a block may look at, and only check tile by tile where some may and some may not. A number is
-written by one program alone, so the same prompt always gives the same sums.
+written by one program alone, so the same prompt always gives the same sums. Where the prompt's own
+attention has left its log-sum-exp, the first is not needed.
 """
 
 import math
@@ -27,16 +28,18 @@ def column_sums(
     score_dtype: torch.dtype,
     first_row: int = 0,
     first_causal_row: int = 0,
+    log_sum_exp: Tensor | None = None,
 ) -> Tensor:
     """Attention that every key receives from each query head; see `Backend`."""
     num_queries, length, head_dim = queries.shape
     sums = queries.new_empty(num_queries, length, dtype=torch.float32)
-    log_sum_exp = torch.empty_like(sums)
+    given = log_sum_exp is not None
+    in_base_2 = log_sum_exp * math.log2(math.e) if given else torch.empty_like(sums)
     stationary, streamed, options = _tiling(keys.dtype)
     arguments = (
         queries,
         keys,
-        log_sum_exp,
+        in_base_2,
         *queries.stride()[:2],
         *keys.stride()[:2],
         length,
@@ -51,9 +54,10 @@ def column_sums(
         **options,
     }
     with torch.cuda.device_of(keys):  # a model may be spread over several
-        _log_sum_exp[triton.cdiv(length - first_row, stationary), num_queries](
-            *arguments, ROWS=stationary, COLUMNS=streamed, **constants
-        )
+        if not given:
+            _log_sum_exp[triton.cdiv(length - first_row, stationary), num_queries](
+                *arguments, ROWS=stationary, COLUMNS=streamed, **constants
+            )
         _sum_columns[triton.cdiv(length, stationary), num_queries](
             sums,
             *arguments,
