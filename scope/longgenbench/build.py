@@ -13,7 +13,7 @@ import hashlib
 import json
 import random
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,6 @@ def build(
         raise ScopeError(f"--source {source} does not exist")
     read = task.read(source)
     rows = [_row(write, subject, items) for subject, items in _prompts(read, k, seed)]
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     meta = {
         "dataset": dataset,
         "style": style,
@@ -88,10 +87,24 @@ def build(
         "prompts": len(rows),
         "source": dict(read.origin),
         "demonstrations": prompt_path.name if prompt_path else "own",
-        "sha256": hashlib.sha256(text.encode()).hexdigest(),
     }
-    out = out or Path("data/LongGenBench") / dataset
-    file = out / f"{dataset}_{k}.jsonl"
+    return write_data(out or Path("data/LongGenBench") / dataset, rows, meta)
+
+
+def write_data(out: Path, rows: Sequence[Mapping[str, Any]], meta: Mapping[str, Any]) -> Path:
+    """Writes ``<dataset>_<k>.jsonl`` and its note into a folder; returns the data file's path.
+
+    Args:
+        out: the folder, made where it is missing.
+        rows: one prompt each.
+        meta: the note, with ``dataset`` and ``k``; the data file's sha256 is added.
+
+    Raises:
+        ScopeError: the folder cannot be written.
+    """
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    meta = {**meta, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    file = out / f"{meta['dataset']}_{meta['k']}.jsonl"
     try:
         out.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8", newline="\n")

@@ -12,7 +12,7 @@ class CSQA(ChoiceTask):
     name = "csqa"
     letters = "ABCDE"
     is_published = True
-    published_sizes: ClassVar = {30: 40, 60: 80}
+    sizes: ClassVar = {30: 40, 60: 80}
     hub = Hub("tau/commonsense_qa", None, "validation", "94630fe30dad47192a8546eb75f094926d47e155")
     gap = "\n"
 

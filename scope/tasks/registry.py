@@ -1,13 +1,25 @@
 """Every data set by its name, in the order in which they are run."""
 
 from scope.errors import ScopeError
+from scope.tasks.countdown import Countdown
 from scope.tasks.csqa import CSQA
+from scope.tasks.dfs import DepthFirst
 from scope.tasks.gsm8k import GSM8K
+from scope.tasks.ledger import Ledger
 from scope.tasks.mmlu import MMLU
+from scope.tasks.notes import Notes
+from scope.tasks.paths import Paths
 from scope.tasks.recall import Recall
 from scope.tasks.task import Exam, Task
 
-TASKS: dict[str, Task] = {task.name: task for task in (GSM8K(), MMLU(), CSQA(), Recall())}
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        *(GSM8K(), MMLU(), CSQA()),
+        *(Notes(), Ledger(), DepthFirst(), Countdown(), Paths()),
+        Recall(),
+    )
+}
 
 
 def find_task(name: str) -> Task:

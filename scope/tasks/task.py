@@ -43,15 +43,15 @@ class Task(ABC):
         instruction: what is put before a prompt.
         is_published: whether the original has it: such are run by default, have a column in
             results.csv, and an upstream score.
-        published_sizes: questions per prompt of the published files, by the ``--K`` that asks for
-            them; only where the two differ.
+        sizes: questions per prompt of the files for 4K and 8K outputs, by the ``--K`` that asks for
+            them, 30 and 60; only where they differ.
         published_drops: rows of the published files, from 0, that the original leaves out.
     """
 
     name: ClassVar[str]
     instruction: ClassVar[str] = ""
     is_published: ClassVar[bool] = False
-    published_sizes: ClassVar[Mapping[int, int]] = {}
+    sizes: ClassVar[Mapping[int, int]] = {}
     published_drops: ClassVar[Sequence[int]] = ()
 
     @abstractmethod
@@ -72,11 +72,11 @@ class Task(ABC):
 
     def questions(self, k: int) -> int:
         """Questions per prompt of the data file that ``--K k`` names."""
-        return self.published_sizes.get(k, k)
+        return self.sizes.get(k, k)
 
     def k(self, questions: int) -> int:
         """The ``--K`` that stands for a data file with so many questions per prompt."""
-        sizes = {questions: k for k, questions in self.published_sizes.items()}
+        sizes = {questions: k for k, questions in self.sizes.items()}
         return sizes.get(questions, questions)
 
     def max_new_tokens(self, k: int, upstream: bool) -> int:

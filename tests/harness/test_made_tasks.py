@@ -1,0 +1,222 @@
+"""The tasks that the project makes itself: the true solution is right, and nothing else is."""
+
+import json
+import random
+import re
+import shutil
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import eval_gen
+from scope.harness.cli import main
+from scope.longgenbench.draw import main as draw
+from scope.tasks.made import LEVELS, MadeTask, Problem
+from scope.tasks.registry import TASKS, recognise
+from tests.harness.running import arguments_of, read
+
+MADE = [task for task in TASKS.values() if isinstance(task, MadeTask)]
+ANY_LEVEL = pytest.mark.parametrize("level", LEVELS)
+ANY_TASK = pytest.mark.parametrize("task", MADE, ids=lambda task: task.name)
+
+
+class Exam(NamedTuple):
+    prompt: str
+    questions: list[str]
+    answers: list[str]
+
+
+def exam_of(problem: Problem) -> Exam:
+    return Exam(problem.text, list(problem.questions), list(problem.answers))
+
+
+@ANY_TASK
+@ANY_LEVEL
+def test_the_true_solution_is_right_and_a_part_of_it_in_part(task: MadeTask, level: str) -> None:
+    for k in (1, 2, 9, task.questions(30)):
+        problem = task.draw(random.Random(k), k, level)
+        exam = exam_of(problem)
+        assert len(exam.answers) == k
+        task.check(exam)
+        assert recognise(exam) is task
+        for frame in ("{}", "Sure:\n\n{}\n\nDone.", "```\n{}\n```"):
+            assert task.mark(exam, frame.format(problem.solution)).accuracy == 1
+        assert task.mark(exam, "I cannot do this.").accuracy == 0
+        assert task.mark(exam, problem.text).accuracy < 0.2
+
+    lines = problem.solution.splitlines(keepends=True)
+    shares = [
+        task.mark(exam, "".join(lines[:end])).accuracy
+        for end in range(0, len(lines) + 1, len(lines) // 4)
+    ]
+    assert shares == sorted(set(shares))
+    half = task.mark(exam, "".join(lines[: len(lines) // 2]))
+    assert not any(half.answered[-len(half.answered) // 3 :])
+
+
+@ANY_TASK
+@ANY_LEVEL
+def test_every_row_is_another_and_the_same_at_every_time(task: MadeTask, level: str) -> None:
+    rows = [json.dumps(task.row(6, level, seed, index)) for seed in (0, 1) for index in range(4)]
+    assert len(set(rows)) == 8
+    assert rows[5] == json.dumps(task.row(6, level, 1, 1))
+
+
+def wrong(solution: str, line: str, new: str) -> str:
+    assert solution.count(line) == 1
+    return solution.replace(line, new)
+
+
+def test_notes_are_compared_with_what_the_model_had_said() -> None:
+    exam = Exam(
+        "", ["4. recall owl", "6. recall bee", "7. recall owl"], ["owl = 9", "bee = 11"] * 2
+    )
+    exam = exam._replace(answers=["owl = 9", "bee = 11", "owl = 9"])
+    right = (
+        "1. fox = 5\n2. owl = 5 + 4 = 9\n3. bee = 9 + 2 = 11\n4. owl = 9\n"
+        "5. elk = 11 + 1 = 12\n6. bee = 11\n7. owl = 9\n"
+    )
+    notes = TASKS["notes"]
+
+    def marks(text: str) -> tuple[bool, ...]:
+        return notes.mark(exam, text).correct
+
+    assert marks(right) == (True, True, True)
+    slip = right.replace("9 + 2 = 11", "9 + 2 = 13")
+    assert marks(slip) == (True, False, True)
+    assert marks(slip.replace("6. bee = 11", "6. bee = 13")) == (True, True, True)
+    assert marks(right.replace("7. owl = 9", "7. owl = 11")) == (True, True, False)
+    assert marks(right.replace("7. owl = 9", "7. bee = 9")) == (True, True, False)
+    # One value for all names is no memory.
+    assert marks(re.sub(r"= \d+$", "= 9", right, flags=re.MULTILINE)) == (False, False, False)
+
+
+def test_a_slip_in_the_ledger_costs_one_line() -> None:
+    exam = Exam("", ["1. tea + 5", "2. oil + 2", "3. tea + 3", "4. tea - 1"],
+                ["tea: 5", "oil: 2", "tea: 8", "tea: 7"])  # fmt: skip
+    ledger = TASKS["ledger"]
+
+    def marks(text: str) -> tuple[bool, ...]:
+        return ledger.mark(exam, text).correct
+
+    assert marks("1. tea: 0 + 5 = 5\n2. oil: 0 + 2 = 2\n3. tea: 5 + 3 = 8\n4. tea: 8 - 1 = 7") == (
+        (True,) * 4
+    )
+    assert marks("1. tea: 5\n2. oil: 2\n3. tea: 5 + 3 = 9\n4. tea: 9 - 1 = 8") == (
+        (True, True, False, True)
+    )
+    assert marks("1. tea: 5\n3. tea: 8\n4. tea: 5 - 1 = 4") == (True, False, True, False)
+    assert marks("1. oil: 5\n2. oil: 2") == (False, True, False, False)
+
+
+def test_dfs_visits_every_node_by_edges_of_the_graph() -> None:
+    for level in LEVELS:
+        problem = TASKS["dfs"].draw(random.Random(3), 10, level)
+        graph = {
+            node: others.split(", ")
+            for node, others in re.findall(
+                r"^(\w+): (.+)$", problem.text.partition("\n\n")[0], re.MULTILINE
+            )
+        }
+        start = re.findall(r"^Start: (\w+)$", problem.text, re.MULTILINE)[0]
+        seen, lines = {start}, problem.solution.splitlines()
+        for line in lines:
+            move = re.fullmatch(r"\d+\. (\w+): .*(?:go|back) to (\w+)", line)
+            if move is None:
+                continue
+            assert move[2] in graph[move[1]]
+            seen.add(move[2])
+        assert seen == graph.keys()
+        assert problem.answers[-1] == start
+        for answer in problem.answers:
+            path = answer.split()
+            assert all(b in graph[a] for a, b in pairwise(path))
+
+
+def test_countdown_ends_at_its_target_and_no_sum_is_wrong() -> None:
+    for level in LEVELS:
+        problem = TASKS["countdown"].draw(random.Random(5), 8, level)
+        for question, answer in zip(problem.questions, problem.answers, strict=True):
+            for a, sign, b, c in re.findall(r"(\d+) ([+*-]) (\d+) = (\d+)", answer):
+                a, b = int(a), int(b)
+                assert int(c) == {"+": a + b, "-": a - b, "*": a * b}[sign] >= 0
+            ends = re.findall(r"= (\d+), (yes|no)", answer)
+            target = question.rpartition(" ")[2]
+            assert [value == target for value, _ in ends] == [word == "yes" for _, word in ends]
+            assert answer.endswith(f"= {target}, yes")
+
+
+def test_a_wrong_line_ends_the_right_prefix() -> None:
+    countdown, paths = TASKS["countdown"], TASKS["paths"]
+    problem = countdown.draw(random.Random(1), 3, "easy")
+    exam = exam_of(problem)
+    first = problem.answers[0].splitlines()
+    text = wrong(problem.solution, f"Problem 1\n{first[0]}", f"Problem 1\n{first[1]}")
+    marks = countdown.mark(exam, text)
+    assert marks.correct[: len(first)] == (False,) * len(first)
+    assert all(marks.correct[len(first) :])  # the other problems are marked on their own
+
+    problem = paths.draw(random.Random(1), 10, "medium")
+    lines = problem.solution.splitlines()
+    lines[6] = "7. " + lines[5].partition(". ")[2]
+    marks = paths.mark(exam_of(problem), "\n".join(lines))
+    assert marks.correct == (True,) * 6 + (False,) * 4
+    assert all(marks.answered)
+
+
+def test_the_way_back_is_not_in_the_roads() -> None:
+    for level in LEVELS:
+        problem = TASKS["paths"].draw(random.Random(1), 20, level)
+        roads = [tuple(road.split(" -> ")) for road in problem.text.splitlines() if "->" in road]
+        assert len({here for here, _ in roads}) == len(roads)
+        into = [there for _, there in roads]
+        for answer in problem.answers[10:]:
+            assert into.count(answer.partition(" -> ")[0]) > 1
+
+
+@ANY_TASK
+def test_markdown_and_odd_text_are_read(task: MadeTask) -> None:
+    problem = task.draw(random.Random(2), 6, "easy")
+    exam = exam_of(problem)
+    bold = re.sub(r"^(\d+\.)", r"**\1**", problem.solution, flags=re.MULTILINE)
+    assert task.mark(exam, bold).accuracy == 1
+    pieces = ["1. ", "2. ", "Problem 1", "\n", "= ", "3 + 5", "path: ", " -> ", "fox", ", yes", ":"]
+    rng = random.Random(0)
+    for _ in range(300):
+        marks = task.mark(exam, "".join(rng.choices(pieces, k=40)))
+        assert len(marks.correct) == len(marks.answered) >= 6
+    for piece in (*pieces, problem.solution + "\n"):
+        task.mark(exam, piece * (1_000_000 // len(piece)))
+
+
+@ANY_TASK
+def test_a_drawn_file_is_run_and_scored(
+    task: MadeTask, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [task.name, "--k", "1", "--num_prompts", "2", "--out", str(tmp_path)]
+    assert draw(arguments) == 0
+    data = tmp_path / f"{task.name}_1.jsonl"
+    model = shutil.copytree(model_folder, tmp_path / "Tiny-Llama")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 1024}))
+    options = {"instruction_file": None, "max_new_tokens": 4}
+    assert main(arguments_of(model, data, tmp_path / "out", **options)) == 0
+    result = tmp_path / "out" / "tiny-llama_24" / task.name / "H2O.json"
+    records = read(result)
+    assert records[0]["prompt"].startswith(f"{task.instruction}\n\nExample:")
+    drawn = read(data)
+    assert [record["answers"] for record in records] == [row["answers"] for row in drawn]
+    assert eval_gen.main(["--results_dir", str(tmp_path / "out")]) == 0
+    assert task.name in capsys.readouterr().out
+
+
+def test_bad_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, told in {
+        ("notes", "--k", "0"): "error: --k 0: at least 1 was expected",
+        ("notes", "--k", "5", "--num_prompts", "0"): "error: --num_prompts 0: at least 1",
+        ("notes", "--k", "999"): "error: 1001 names are needed, and there are 2",
+    }.items():
+        assert draw([*arguments, "--out", str(tmp_path)]) == 2
+        assert told in capsys.readouterr().err
