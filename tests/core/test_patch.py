@@ -228,7 +228,7 @@ def test_the_normed_input_reaches_the_cache(
     patched: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache, seen = slot_cache(patched), []
-    monkeypatch.setattr(cache, "store_prompt", lambda *given: seen.append(given[-1]))
+    monkeypatch.setattr(cache, "store_prompt", lambda *given: seen.append(given[-2]))
     patched(PROMPT, past_key_values=cache)
     first = patched.model.layers[0].input_layernorm(patched.model.embed_tokens(PROMPT))
     assert torch.equal(seen[0], first)
