@@ -9,9 +9,11 @@ from baselines.pyramidinfer import PyramidInfer, PyramidInferDecoding
 from baselines.pyramidkv import PyramidKV
 from baselines.snapkv import SnapKV
 from baselines.streamingllm import StreamingLLM, StreamingLLMDecoding
+from baselines.zigzagkv import ZigZagKV
 from scope.budgets.pyramid import Pyramid
 from scope.budgets.uniform import Uniform
 from scope.budgets.whole import Whole
+from scope.budgets.zigzag import ZigZag
 from scope.decoding.adaptive import Adaptive
 from scope.decoding.discontinuous import Discontinuous
 from scope.decoding.none import NoEviction
@@ -39,9 +41,9 @@ _Method = TypeVar("_Method")
 _Kind = type[Compressor] | type[Budget] | type[Strategy] | type[Score]
 
 COMPRESSORS: Mapping[str, type[Compressor]] = {
-    cls.name: cls for cls in (ALLKV, SnapKV, PyramidKV, H2O, PyramidInfer, StreamingLLM)
+    cls.name: cls for cls in (ALLKV, SnapKV, PyramidKV, ZigZagKV, H2O, PyramidInfer, StreamingLLM)
 }
-BUDGETS: Mapping[str, type[Budget]] = {cls.name: cls for cls in (Whole, Uniform, Pyramid)}
+BUDGETS: Mapping[str, type[Budget]] = {cls.name: cls for cls in (Whole, Uniform, Pyramid, ZigZag)}
 STRATEGIES: Mapping[str, type[Strategy]] = {
     cls.name: cls
     for cls in (

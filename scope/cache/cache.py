@@ -305,16 +305,16 @@ class SlotCache(Cache):
         budget, length = self.recipe.budget, prompts[0].length
         home = prompts[0].keys.device
         seen = torch.stack([budget.observe(prompt).to(home) for prompt in prompts])
-        shares = np.minimum(budget.share_out(seen.cpu(), length), length)
+        shares = budget.share_out(seen.cpu(), length)
         widest = shares if shares.ndim == 1 else shares.max(axis=1)
-        ceiling = np.minimum(budget.ceiling(length, len(prompts)), length)
+        ceiling = np.asarray(budget.ceiling(length, len(prompts)))
         if (widest > ceiling).any():
             raise ScopeError(
                 f"the budget {budget.name} gives a layer {widest.max()} tokens of a prompt; its "
                 f"ceiling said at most {ceiling[np.argmax(widest > ceiling)]}"
             )
         self.schedule.hold(row, widest.tolist())
-        for prompt, share in zip(prompts, shares, strict=True):
+        for prompt, share in zip(prompts, np.minimum(shares, length), strict=True):
             self._write(row, prompt, share if np.ndim(share) else int(share), draw)
 
     def _write(self, row: int, prompt: Prompt, share: Share, draw: Tensor) -> None:

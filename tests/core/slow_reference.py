@@ -70,7 +70,8 @@ class SlowReference:
         # All queries of the generation, by layer and query head.
         self.queries = [[[] for _ in range(99)] for _ in range(self.num_layers)]
         hidden = self.model.model.embed_tokens(torch.tensor([prompt]))
-        for layer_idx, layer in enumerate(self.model.model.layers):
+        read = []
+        for layer in self.model.model.layers:
             queries, keys, values = self._project(layer, hidden, list(range(self.length)))
             attention = [
                 [
@@ -84,6 +85,10 @@ class SlowReference:
                 for head, rows in enumerate(attention)
             ]
             hidden = self._finish(layer, hidden, outputs)
+            read.append((attention, keys, values))
+        if self.settings.method == "ZigZagKV":
+            self.zigzag = self._zigzag([attention for attention, _, _ in read])
+        for layer_idx, (attention, keys, values) in enumerate(read):
             self.cache.append(
                 [
                     self._compress(layer_idx, head, attention, keys[head], values[head])
@@ -198,8 +203,31 @@ class SlowReference:
         capacity, window = self.settings.max_capacity_prompt, self.settings.window_size
         if self.settings.method in ("SnapKV", "H2O", "StreamingLLM") or self.length <= capacity:
             return capacity
+        if self.settings.method == "ZigZagKV":
+            return self.zigzag[layer_idx]
         budgets = pyramid(capacity - window, 20, self.length - window, self.num_layers)
         return budgets[layer_idx] + window
+
+    def _zigzag(self, layers: list[list[list[list[float]]]]) -> list[int]:
+        """Budgets of all layers, by the attention of every query head in each."""
+        window, capacity = self.settings.window_size, self.settings.max_capacity_prompt
+        fewest = []
+        for attention in layers:
+            heads = range(0, len(attention), self.group)
+            observed = [
+                [column_sums(rows[-window:]) for rows in attention[head : head + self.group]]
+                for head in heads
+            ]
+            each = [
+                fewest_holding(
+                    [sum(column) for column in zip(*group, strict=True)],
+                    self.settings.attention_mass,
+                )
+                for group in observed
+            ]
+            fewest.append(Fraction(sum(each), len(each)))
+        least = max(window, floor(Fraction(str(self.settings.least_share)) * capacity))
+        return in_proportion(fewest, len(layers) * capacity, least, self.length)
 
     def _smooth(self, scores: list[float]) -> list[float]:
         reach = self.settings.kernel_size // 2
@@ -292,5 +320,33 @@ def pyramid(average: int, beta: int, ceiling: int, num_layers: int) -> list[int]
     budgets = [floor(value) for value in line]
     missing = num_layers * average - sum(budgets)
     for i in sorted(range(num_layers), key=lambda i: (budgets[i] - line[i], i))[:missing]:
+        budgets[i] += 1
+    return budgets
+
+
+def fewest_holding(attention: list[float], mass: float) -> int:
+    """How few tokens, the largest first, hold so much of the attention."""
+    held, number = 0.0, 0
+    for share in sorted(attention, reverse=True):
+        if held >= mass * sum(attention):
+            break
+        held, number = held + share, number + 1
+    return number
+
+
+def in_proportion(weights: list[Fraction], total: int, least: int, most: int) -> list[int]:
+    """Whole numbers with this sum next to ``least`` and a part of the rest, none above ``most``."""
+    full: set[int] = set()
+    while True:
+        rest = [i for i in range(len(weights)) if i not in full]
+        spare = total - most * len(full) - least * len(rest)
+        ideal = {i: least + spare * weights[i] / sum(weights[j] for j in rest) for i in rest}
+        above = {i for i in rest if ideal[i] > most}
+        if not above:
+            break
+        full |= above
+    budgets = [most if i in full else floor(ideal[i]) for i in range(len(weights))]
+    missing = total - sum(budgets)
+    for i in sorted(rest, key=lambda i: (budgets[i] - ideal[i], i))[:missing]:
         budgets[i] += 1
     return budgets

@@ -14,6 +14,7 @@ from tests.core.tiny import PAIRS, compression_of, left_padded, random_tokens, t
 C, W, R, T, P, ONE_IN = 12, 8, 3, 20, 4, 2
 ZETA = (T - R) / (W - R)
 PYRAMIDS = ("PyramidKV", "PyramidInfer", "pyramidinfer")
+UNEVEN = (*PYRAMIDS, "ZigZagKV")
 UNIFIED = ("h2o", "slm", "pyramidinfer")
 
 
@@ -93,9 +94,9 @@ def test_prompt_is_cut_to_the_budget(trace: Trace) -> None:
     for length, layers in zip(trace.prompt_lengths, trace.held[0], strict=True):
         kept = [len(heads[0]) for heads in layers]
         budget = min(length, trace.capacity(length))
-        if trace.method in PYRAMIDS and length > C:
+        if trace.method in UNEVEN and length > C:
             assert sum(kept) == len(kept) * budget
-            assert kept[0] > kept[-1]
+            assert kept[0] > kept[-1] or trace.method not in PYRAMIDS
         else:
             assert kept == [budget] * len(kept)
 
@@ -110,9 +111,10 @@ def test_physical_length_stays_within_the_budget(trace: Trace) -> None:
         if trace.strategy == "discontinuous":
             budget += ZETA
         assert sum(attended) <= len(attended) * budget
-        if trace.method not in PYRAMIDS and trace.strategy not in PYRAMIDS:
+        if trace.method not in UNEVEN and trace.strategy not in UNEVEN:
             assert max(attended) == min(attended)
-    assert highest == trace.slots, "as many slots as are ever used"
+    if trace.method != "ZigZagKV":  # whose slots are allocated together
+        assert highest == trace.slots, "as many slots as are ever used"
 
 
 def test_decode_pool_is_what_the_strategy_allows(trace: Trace) -> None:
