@@ -30,6 +30,8 @@ _CONFIGURATION_FOLDER = re.compile(
     r"(?P<name>.+)_decoding_window_(?P<window>\d{1,18})_recent_window_\d+"
 )
 _MODEL_FOLDER = re.compile(r"(?P<model>.+)_(?:(?P<capacity>\d{1,18})|full)")
+# In a data set's folder: parts of a result file that several processes are writing.
+SLICES = "slices"
 _REQUIRED = {"prompt": str, "questions": list, "answers": list, "pred": str}
 _COUNTS = ("index", "generated_tokens")
 
@@ -138,7 +140,8 @@ def find_result_folders(root: Path) -> list[ResultFolder]:
     found: dict[Path, dict[str, tuple[Path, ...]]] = {}
     for file in sorted(root.rglob("*.json")):
         known = file.parent.name in TASKS or file.with_name("run.json").exists()
-        if file.name == "run.json" or not known or not file.is_file():
+        is_slice = SLICES in file.relative_to(root).parts
+        if file.name == "run.json" or not known or is_slice or not file.is_file():
             continue
         files = found.setdefault(file.parent.parent, {})
         files[file.parent.name] = (*files.get(file.parent.name, ()), file)

@@ -1,13 +1,14 @@
 """The command: plan or run every job of a command line, one loaded model for all."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from scope.errors import ScopeError
 from scope.evaluation.evaluate import evaluate
 from scope.evaluation.results import ResultFolder, find_result_folders
 from scope.evaluation.tables import print_table
-from scope.harness.command_line import parse_command
+from scope.harness.command_line import Command, parse_command
 from scope.harness.data import load_examples
 from scope.harness.jobs import Job, jobs_of
 from scope.harness.models import Models
@@ -19,13 +20,25 @@ from scope.harness.signals import exit_code, stopped_by_signals
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0; 2 after a line about each thing that was wrong; 128 + n after signal n."""
+
+    def work(jobs: list[Job]) -> int:
+        command = parse_command(arguments)
+        jobs += checked_jobs(command)
+        return _plan(jobs) if command.dry_run else _run(jobs)
+
+    return exit_code_of(work)
+
+
+def exit_code_of(work: Callable[[list[Job]], int]) -> int:
+    """Do what a command asks for, and tell in a line what is wrong.
+
+    Args:
+        work: puts the command's jobs into the list that it is given, and gives the exit code.
+    """
     jobs: list[Job] = []
     try:
         with stopped_by_signals():
-            command = parse_command(arguments)
-            jobs += [job for run in command.runs for job in jobs_of(run)]
-            _refuse_shared_folders(jobs)
-            return _plan(jobs) if command.dry_run else _run(jobs)
+            return work(jobs)
     except ScopeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -34,15 +47,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return exit_code(interrupt)
 
 
-def _refuse_shared_folders(jobs: list[Job]) -> None:
+def checked_jobs(command: Command) -> list[Job]:
+    """All jobs of a command, each with a folder of its own."""
     first: dict[object, Job] = {}
-    for job in jobs:
+    for job in (job for run in command.runs for job in jobs_of(run)):
         other = first.setdefault(job.folder.resolve(), job)
         if other is not job:
             raise ScopeError(
                 f"{other.label} and {job.label} on {job.dataset} would write into one folder, "
                 f"{job.folder}; give each run its own --save_dir"
             )
+    return list(first.values())
 
 
 def _plan(jobs: list[Job]) -> int:
@@ -58,18 +73,30 @@ def _plan(jobs: list[Job]) -> int:
 def _run(jobs: list[Job]) -> int:
     """Check all jobs, then run one after the other, then score what is there."""
     models = Models()
-    for position, job in enumerate(jobs):
-        check_job(job, models, coming=[job.result_file.resolve() for job in jobs[:position]])
-    try:
+    check_jobs(jobs, models)
+    with scored(jobs):
         failed = [job for job in jobs if not _run_one(job, models)]
-    except Exception:  # a mistake in the program, whose traceback follows
-        _score(jobs)
-        raise
-    _score(jobs)
     if failed and len(jobs) > 1:
         names = ", ".join(f"{job.label} on {job.dataset}" for job in failed)
         print(f"error: not finished: {names}", file=sys.stderr)
     return 2 if failed else 0
+
+
+def check_jobs(jobs: Sequence[Job], models: Models) -> None:
+    """See that all can be run; each may be compared with one before it."""
+    for position, job in enumerate(jobs):
+        check_job(job, models, coming=[job.result_file.resolve() for job in jobs[:position]])
+
+
+@contextmanager
+def scored(jobs: list[Job]) -> Iterator[None]:
+    """Score what is there in the end, also before the traceback of a mistake in the program."""
+    try:
+        yield
+    except Exception:
+        _score(jobs)
+        raise
+    _score(jobs)
 
 
 def _run_one(job: Job, models: Models) -> bool:

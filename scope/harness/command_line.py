@@ -1,7 +1,7 @@
 """From a command line, and the YAML file that it may name, to runs."""
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
@@ -10,6 +10,7 @@ import yaml
 
 from scope.errors import ScopeError
 from scope.harness.config import BatchSize, RunConfig
+from scope.harness.grid import Exclusions, combinations
 from scope.methods.fidelity import Fidelity, choices_of
 from scope.methods.options import Option
 from scope.registry import readers_of_options
@@ -33,7 +34,9 @@ def parse_command(arguments: Sequence[str] | None = None) -> Command:
 
     A YAML file holds option names and values, and may hold ``runs``, a list of mappings that are
     run one after another. What stands beside ``runs``, or on the command line, all of them share:
-    each takes what its methods read. The command line wins over the file.
+    each takes what its methods read. A list stands for a run with each of its values, combined with
+    those of every other list; ``exclude`` lists the labels of those to leave out. The command line
+    wins over the file.
 
     Raises:
         ScopeError: for an unknown option in the file, or a value of the wrong type.
@@ -41,22 +44,51 @@ def parse_command(arguments: Sequence[str] | None = None) -> Command:
     options = vars(_parser().parse_args(arguments))
     dry_run, config_file = options.pop("dry_run"), options.pop("config")
     common = _plainly_named(_read_yaml(config_file)) if config_file else {}
-    if "runs" not in common:
-        return Command([_run_config(common | options, shared=frozenset())], dry_run)
-    runs = common.pop("runs")
+    excluded = Exclusions(common.pop("exclude", []))
+    runs = common.pop("runs", None)
+    if runs is None:
+        common, runs = {}, [common | options]
     if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs) or not runs:
         raise ScopeError(f"{config_file}: `runs` must be a list of option mappings")
-    configs = []
-    for run in map(_plainly_named, runs):
-        shared = frozenset({*common, *options} - run.keys())
-        configs.append(_run_config(common | run | options, shared))
-    read = {name for config in configs for name in config.compression.options}
-    for name in {*common, *options} & _method_options().keys() - read:
-        raise ScopeError(f"{name} is read by none of the runs; leave it out")
+    configs = [
+        config
+        for run in map(_plainly_named, runs)
+        for config in _grid(common | run | options, own=run.keys())
+        if config.compression.label not in excluded
+    ]
+    excluded.check_used()
+    if not configs:
+        raise ScopeError(f"{config_file}: `exclude` leaves none of the runs")
+    _refuse_unread({*common, *options}, configs)
     return Command(configs, dry_run)
 
 
-class _Parser(argparse.ArgumentParser):
+def _grid(values: Mapping[str, Any], own: Collection[str]) -> list[RunConfig]:
+    """The runs of one mapping, each once: where methods do not read what is listed, some are equal.
+
+    Args:
+        values: options, with those that other mappings share.
+        own: those of this mapping alone.
+    """
+    whole = [option.name for option in _own_options() if _kind(option.type)[1]]
+    choices = list(combinations(values, whole))
+    shared = values.keys() if len(choices) > 1 else values.keys() - own
+    configs: dict[tuple[Any, ...], RunConfig] = {}
+    for choice in choices:
+        config = _run_config(choice, frozenset(shared))
+        read = {name: value for name, value in choice.items() if name not in _method_options()}
+        configs.setdefault((str(read), config.compression), config)
+    _refuse_unread(own, configs.values())
+    return list(configs.values())
+
+
+def _refuse_unread(names: Collection[str], configs: Collection[RunConfig]) -> None:
+    read = {name for config in configs for name in config.compression.options}
+    for name in names & _method_options().keys() - read:
+        raise ScopeError(f"{name} is read by none of the runs; leave it out")
+
+
+class Parser(argparse.ArgumentParser):
     """Tells bad arguments in one line, as the program tells everything else."""
 
     def error(self, message: str) -> NoReturn:
@@ -64,7 +96,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="run_longgenbench.py",
         description="Generate LongGenBench answers with a compressed KV cache.",
         argument_default=argparse.SUPPRESS,

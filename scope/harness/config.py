@@ -12,6 +12,7 @@ from scope.tasks.registry import TASKS
 
 BatchSize = int | Literal["auto"]
 
+RUNS = Path("results/runs")
 
 # What the published runner's scripts always say, for windows of 512 and more.
 _PUBLISHED_RECENT = 256
@@ -101,10 +102,11 @@ class RunConfig:
     use_cache: bool = _option("kept for the original's scripts; only true makes sense", True)
     seed: int = _option("seed of torch, and of the decoding score `random`", 42)
     save_dir: Path | None = _option(
-        "where results go (default results/runs/{method}+{metric}_decoding_window_{W}"
+        "where results go (default {results_dir}/{method}+{metric}_decoding_window_{W}"
         "_recent_window_{R}, and what else differs from its default)",
         None,
     )
+    results_dir: Path = _option("where folders lie that have their default name", RUNS)
     compare_with: Path | None = _option(
         "a full-cache result file: also measure how often the next token is the full cache's own "
         "choice when forced along its text",

@@ -20,6 +20,7 @@ _ELSEWHERE = {
     "fidelity",
     "dataset",
     "save_dir",
+    "results_dir",
     "compare_with",
     "batch_size",
     "device",
@@ -67,7 +68,7 @@ def default_save_dir(run: RunConfig, compression: Compression) -> Path:
     told = "_".join([name, *(f"{option}_{_short(value)}" for option, value in differing.items())])
     if len(told) > _LONGEST:
         told = f"{told[:_LONGEST]}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
-    return Path("results/runs") / told
+    return run.results_dir / told
 
 
 def _short(value: Any) -> str:

@@ -50,6 +50,8 @@ class Job:
         data_file: JSON lines.
         folder: where the result file and run.json go.
         compression: what to keep.
+        rows: first example of a slice, and the one after its last; None for all of them. What a
+            slice writes are lines of the whole job's result file.
     """
 
     model_path: str
@@ -72,6 +74,7 @@ class Job:
     max_prompt_tokens: int | None
     eos: str
     compare_with: Path | None
+    rows: tuple[int, int] | None = None
 
     @property
     def result_file(self) -> Path:
@@ -89,7 +92,7 @@ class Job:
     def config(self) -> dict[str, Any]:
         """All that may change the result, as JSON, with the compression's fields on top level."""
         plain = dict(vars(self))
-        del plain["folder"], plain["compare_with"]
+        del plain["folder"], plain["compare_with"], plain["rows"]
         plain |= plain.pop("compression").settings()
         return json.loads(json.dumps(plain, default=str))
 

@@ -57,7 +57,7 @@ def make_plan(job: Job, config: PreTrainedConfig, prompt_lengths: list[int]) -> 
     cache = CachePlan.make(config, recipe, job.max_new_tokens, prompt_lengths)
     everything = Compression().recipe(job.max_new_tokens)
     full = CachePlan.make(config, everything, job.max_new_tokens, [longest])
-    room = _memory(job.device) - _weight_bytes(job, config)
+    room = _memory(job.device) - weight_bytes(job, config)
     return Plan(
         prompt_tokens=(min(prompt_lengths), longest),
         capacities=list(cache.capacities),
@@ -68,7 +68,8 @@ def make_plan(job: Job, config: PreTrainedConfig, prompt_lengths: list[int]) -> 
     )
 
 
-def _weight_bytes(job: Job, config: PreTrainedConfig) -> int:
+def weight_bytes(job: Job, config: PreTrainedConfig) -> int:
+    """Bytes of the model's weights."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, job.dtype))
     return sum(parameter.nbytes for parameter in model.parameters())

@@ -1,7 +1,9 @@
 """Running one job: generate, record, resume, and say what really happened."""
 
+import shutil
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from scope.attention.patch import patch
 from scope.cache.plan import CachePlan
 from scope.errors import ScopeError
+from scope.evaluation.results import SLICES
 from scope.generation.greedy import Generation, generate
 from scope.generation.session import Session
 from scope.harness.agreement import FULL_CACHE, Agreement, agreement, summary
@@ -25,6 +28,9 @@ from scope.harness.results import ResultFile, RunFile, check_writable
 from scope.harness.starts import new_start, speed
 from scope.harness.summary import idle_compression, totals
 from scope.longgenbench.build import read_meta
+
+# Seconds until a process that is ending has let go of its folder.
+_PATIENCE = 60
 
 
 def check_job(job: Job, models: Models, coming: Collection[Path] = ()) -> None:
@@ -47,7 +53,44 @@ def check_job(job: Job, models: Models, coming: Collection[Path] = ()) -> None:
     check_writable(job.folder)
 
 
-def run_job(job: Job, models: Models) -> dict[str, Any]:
+def join_slices(job: Job, slices: Sequence[Job], models: Models) -> None:
+    """Put what slices of a job have written into its own folder, and remove theirs.
+
+    The order does not matter, and neither does being killed: `run_job`, which comes next, finds
+    what is there.
+
+    Args:
+        job: the whole.
+        slices: its slices; one that was joined before is passed over.
+        models: the command's.
+
+    Raises:
+        ScopeError: a folder of another configuration or in use, or one that cannot be written.
+    """
+    examples = _examples(job, models)
+    with locked(job.folder, patience=_PATIENCE):
+        found = _Found.look(job, examples)
+        run, rows = found.run, set(found.rows)
+        result_file = ResultFile(job.result_file)
+        parts = [part for part in slices if part.result_file.exists()]
+        result_file.cut()
+        for part in parts:
+            theirs = _Found.look(part, examples).run
+            starts = run.setdefault("starts", [])
+            starts += [start for start in theirs.get("starts", []) if start not in starts]
+            run["metrics"] = theirs.get("metrics", {}) | run.get("metrics", {}) | speed(starts)
+            RunFile(job.folder / "run.json").write(run)
+            for record in ResultFile(part.result_file).records():
+                if record["index"] not in rows:
+                    rows.add(record["index"])
+                    result_file.append(record)
+        for part in parts:
+            shutil.rmtree(part.folder)
+        with suppress(OSError):
+            (job.folder / SLICES).rmdir()  # where others are left, so is the folder
+
+
+def run_job(job: Job, models: Models, patience: float = 0) -> dict[str, Any]:
     """Generate what is missing of a job's results.
 
     Each example is written as it ends, and the lines are put in order in the end. The batch has one
@@ -59,6 +102,7 @@ def run_job(job: Job, models: Models) -> dict[str, Any]:
     Args:
         job: what to run.
         models: the command's.
+        patience: seconds to wait for another process to leave the folder.
 
     Returns:
         What run.json holds in the end.
@@ -71,9 +115,9 @@ def run_job(job: Job, models: Models) -> dict[str, Any]:
     found = _Found.look(job, examples)
     if found.finished:
         return found.run
-    with locked(job.folder), patch(models.model(*job.loading)) as model:
+    with locked(job.folder, patience):
         found = _Found.look(job, examples)  # another process may have held the folder until now
-        _complete(found, model, models.tokenizer(job.model_path))
+        _complete(found, models)
     return found.run
 
 
@@ -83,7 +127,8 @@ class _Found:
 
     Attributes:
         job: what is to be run.
-        examples: all that it asks for.
+        examples: all of the data, those outside of a slice too: the batch and its slots are made
+            for all of them.
         run: what run.json holds.
         rows: the ``index`` of every example that is done, line by line.
     """
@@ -92,6 +137,11 @@ class _Found:
     examples: list[Example]
     run: dict[str, Any]
     rows: list[int]
+
+    @property
+    def wanted(self) -> list[Example]:
+        """The examples that the job asks for."""
+        return self.examples if self.job.rows is None else self.examples[slice(*self.job.rows)]
 
     @classmethod
     def look(cls, job: Job, examples: list[Example]) -> "_Found":
@@ -103,7 +153,7 @@ class _Found:
     @property
     def missing(self) -> bool:
         """Whether an example that is asked for has to be generated."""
-        return not {example.index for example in self.examples} <= set(self.rows)
+        return not {example.index for example in self.wanted} <= set(self.rows)
 
     @property
     def finished(self) -> bool:
@@ -154,13 +204,15 @@ def _config(job: Job) -> dict[str, Any]:
     return config
 
 
-def _complete(found: _Found, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def _complete(found: _Found, models: Models) -> None:
     """Do what is missing, and bring run.json up to date."""
     job, run, examples = found.job, found.run, found.examples
     run["label"] = job.label
+    if found.missing or found.to_compare:
+        models.model(*job.loading)  # whose errors come before anything is written
     run_file, result_file = RunFile(job.folder / "run.json"), ResultFile(job.result_file)
     reference = found.reference_texts()
-    rows = sorted({example.index for example in examples} | set(found.rows))
+    rows = sorted({example.index for example in found.wanted} | set(found.rows))
     run["data"] = {
         "file": str(job.data_file),
         "sha256": file_hash(job.data_file),
@@ -175,13 +227,16 @@ def _complete(found: _Found, model: PreTrainedModel, tokenizer: PreTrainedTokeni
         run.setdefault("starts", []).append(new_start(job))
         run_file.write(run)
         result_file.cut()
-        _generate_all(found, model, tokenizer, run_file, result_file)
+        with patch(models.model(*job.loading)) as model:
+            tokenizer = models.tokenizer(job.model_path)
+            _generate_all(found, model, tokenizer, run_file, result_file)
     result_file.sort(rows)
     records = result_file.records()
     metrics |= totals(records)
     run["warnings"] = idle_compression(job, records)
     if reference is not None:
-        metrics["agreement"] = _agreement(job, model, examples, reference)
+        with patch(models.model(*job.loading)) as model:
+            metrics["agreement"] = _agreement(job, model, examples, reference)
     run_file.write(run)
 
 
@@ -195,13 +250,15 @@ def _generate_all(
     job, run, examples = found.job, found.run, found.examples
     end_tokens = eos_token_ids(model, tokenizer, job.eos)
     prompts = [example.tokens for example in examples]
-    done = {i for i, example in enumerate(examples) if example.index in found.rows}
+    left = {example.index for example in found.wanted} - set(found.rows)
+    done = {i for i, example in enumerate(examples) if example.index not in left}
     batch_size = first_batch_size(job, model, prompts)
     watch, finished = _Stopwatch(), 0
     start, metrics = run["starts"][-1], run["metrics"]
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(model.device)
-    with progress(f"{job.label} {job.dataset}", len(examples), len(done)) as bar:
+    wanted = len(found.wanted)
+    with progress(f"{job.label} {job.dataset}", wanted, wanted - len(left)) as bar:
 
         def count(tokens: int) -> None:
             watch.tokens += tokens

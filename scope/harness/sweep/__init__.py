@@ -1,0 +1,1 @@
+"""Many runs on many workers: what sweep.py does."""

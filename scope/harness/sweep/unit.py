@@ -1,0 +1,91 @@
+"""What a worker does in one go: a job, or a slice of one."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from scope.evaluation.results import SLICES
+from scope.harness.data import select_rows
+from scope.harness.jobs import Job
+from scope.harness.models import Models
+from scope.harness.plan import weight_bytes
+from scope.harness.results import ResultFile
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """One job for one worker.
+
+    Attributes:
+        job: what to run.
+        cost: tokens at most, times bytes of weights: how units compare, before any has run.
+        after: result files of other units that must be finished first.
+        slices: jobs whose results are joined into this one's.
+        whole: the result file that this slice will be joined into.
+    """
+
+    job: Job
+    cost: int
+    after: frozenset[Path] = frozenset()
+    slices: tuple[Job, ...] = ()
+    whole: Path | None = None
+
+    @property
+    def written(self) -> bool:
+        """Whether all its examples are in its result file, or in that which it was joined into."""
+        rows = select_rows(self.job)
+        wanted = {index for index, _ in (rows[slice(*self.job.rows)] if self.job.rows else rows)}
+        files = [self.job.result_file] if self.whole is None else [self.job.result_file, self.whole]
+        return any(
+            wanted <= {record["index"] for record in ResultFile(file).records()} for file in files
+        )
+
+    @property
+    def can_join(self) -> bool:
+        """Whether all slices are written."""
+        return all(Unit(part, 0, whole=self.job.result_file).written for part in self.slices)
+
+    @property
+    def name(self) -> str:
+        rows = self.job.rows
+        part = "" if rows is None else f", examples {rows[0]} to {rows[1] - 1}"
+        return f"{self.job.label} on {self.job.dataset}{part}"
+
+
+def units_of(jobs: Sequence[Job], models: Models, slice_size: int | None = None) -> list[Unit]:
+    """The units of some jobs, in their order.
+
+    Args:
+        jobs: all that is to be done; one may be compared with the result of another.
+        models: the command's.
+        slice_size: most examples of one unit; a data set of more is cut, and one more unit joins
+            its slices. None leaves data sets whole.
+    """
+    results = {job.result_file.resolve() for job in jobs}
+    units: list[Unit] = []
+    for job in jobs:
+        examples = len(select_rows(job))
+        bytes_read = weight_bytes(job, models.config(job.model_path))
+        reference = [] if job.compare_with is None else [job.compare_with.resolve()]
+        after = frozenset(results.intersection(reference))
+        slices: list[Job] = []
+        if slice_size is not None and slice_size < examples:
+            slices = [_slice(job, rows) for rows in _cuts(examples, slice_size)]
+        for part in slices or [job]:
+            first, end = part.rows or (0, examples)
+            cost = (end - first) * job.max_new_tokens * bytes_read
+            before = frozenset() if slices else after
+            units.append(Unit(part, cost, before, whole=job.result_file if slices else None))
+        if slices:
+            after |= {part.result_file.resolve() for part in slices}
+            units.append(Unit(job, 0, after, tuple(slices)))
+    return units
+
+
+def _cuts(examples: int, size: int) -> Iterable[tuple[int, int]]:
+    return ((first, min(first + size, examples)) for first in range(0, examples, size))
+
+
+def _slice(job: Job, rows: tuple[int, int]) -> Job:
+    folder = job.folder / SLICES / f"{rows[0]}-{rows[1] - 1}"
+    return replace(job, rows=rows, folder=folder, compare_with=None)
