@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 from baselines.allkv import ALLKV
 from baselines.h2o import H2O, H2ODecoding
+from baselines.lococo import LoCoCo
 from baselines.pyramidinfer import PyramidInfer, PyramidInferDecoding
 from baselines.pyramidkv import PyramidKV
 from baselines.snapkv import SnapKV
@@ -41,7 +42,8 @@ _Method = TypeVar("_Method")
 _Kind = type[Compressor] | type[Budget] | type[Strategy] | type[Score]
 
 COMPRESSORS: Mapping[str, type[Compressor]] = {
-    cls.name: cls for cls in (ALLKV, SnapKV, PyramidKV, ZigZagKV, H2O, PyramidInfer, StreamingLLM)
+    cls.name: cls
+    for cls in (ALLKV, SnapKV, PyramidKV, ZigZagKV, H2O, PyramidInfer, StreamingLLM, LoCoCo)
 }
 BUDGETS: Mapping[str, type[Budget]] = {cls.name: cls for cls in (Whole, Uniform, Pyramid, ZigZag)}
 STRATEGIES: Mapping[str, type[Strategy]] = {

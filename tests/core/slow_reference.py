@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from scope import Compression
+from tests.core.merging_reference import merge_into_lightest
 
 NUM_SINKS = 4
+UNIFORM = ("SnapKV", "H2O", "StreamingLLM", "LoCoCo")
 
 
 @dataclass
@@ -187,7 +189,7 @@ class SlowReference:
         else:
             window = self.settings.window_size
             candidates = list(range(self.length - window))
-            if self.settings.method in ("H2O", "PyramidInfer"):
+            if self.settings.method in ("H2O", "PyramidInfer", "LoCoCo"):
                 scores = everyone
             else:
                 observed = self._reduce([column_sums(rows[-window:]) for rows in group])
@@ -195,13 +197,19 @@ class SlowReference:
             chosen = best(candidates, scores, capacity - window)
             kept = chosen + list(range(self.length - window, self.length))
         goes_on = self.unified and self.score == "cumulative"
-        return [Entry(p, keys[p], values[p], everyone[p] if goes_on else 0.0) for p in kept]
+        tokens = [Entry(p, k, v, 0.0) for p, (k, v) in enumerate(zip(keys, values, strict=True))]
+        if self.length > capacity and self.settings.method == "LoCoCo":
+            merge_into_lightest(tokens, kept, everyone, self.settings, layer_idx)
+        entries = [tokens[p] for p in kept]
+        for entry in entries:
+            entry.received = everyone[entry.position] if goes_on else 0.0
+        return entries
 
     def _capacity(self, layer_idx: int) -> int:
         if self.settings.method == "ALLKV":
             return self.length
         capacity, window = self.settings.max_capacity_prompt, self.settings.window_size
-        if self.settings.method in ("SnapKV", "H2O", "StreamingLLM") or self.length <= capacity:
+        if self.settings.method in UNIFORM or self.length <= capacity:
             return capacity
         if self.settings.method == "ZigZagKV":
             return self.zigzag[layer_idx]

@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 
 from scope import Compression, SlotCache, patch
-from tests.core.tiny import PAIRS, SLIDING_WINDOW, left_padded, random_tokens, tiny_model
+from tests.core.tiny import (
+    PAIRS,
+    SLIDING_WINDOW,
+    left_padded,
+    random_tokens,
+    tiny_heads,
+    tiny_model,
+)
 
 LENGTHS, STEPS = [SLIDING_WINDOW + 5, SLIDING_WINDOW - 3], 6
 TEXTS = [random_tokens(length + STEPS, seed=length) for length in LENGTHS]
@@ -21,7 +28,7 @@ def test_logits_are_the_unpatched_models(
 ) -> None:
     model = tiny_model(model_name, attn_implementation=attn_implementation)
     compression = Compression.from_shared(
-        method, strategy, max_capacity_prompt=20, decoding_recent_size=8
+        method, strategy, max_capacity_prompt=20, decoding_recent_size=8, heads=tiny_heads()
     )
     slots = SlotCache(model.config, compression, STEPS)
     prompts = [text[:length] for text, length in zip(TEXTS, LENGTHS, strict=True)]

@@ -15,7 +15,7 @@ from scope.decoding.slide import Slide
 from scope.generation.session import Session
 from scope.methods.api import AttentionScore, Entries, Prompt, Score, Slots
 from scope.scores.cumulative import Cumulative
-from tests.core.tiny import backend, random_tokens, tiny_model
+from tests.core.tiny import backend, random_tokens, tiny_heads, tiny_model
 from tests.examples.decayed import Decayed
 from tests.examples.merged import Merged
 from tests.examples.redundancy import Redundancy
@@ -49,6 +49,8 @@ COMPRESSIONS = {
     "uneven": Compression("SnapKV", "slide", budget=Uneven, **PROMPT, **POOL),
     "uneven layers": Compression("SnapKV", budget=Uneven, per_head=False, **PROMPT),
     "merged": Compression("SnapKV", Merged, **PROMPT, **POOL),
+    "lococo": Compression("LoCoCo", "slide", heads=tiny_heads(), **PROMPT, **POOL),
+    "lococo, uneven": Compression("LoCoCo", budget=Uneven, heads=tiny_heads(), **PROMPT),
 }
 every = pytest.mark.parametrize("name", COMPRESSIONS)
 

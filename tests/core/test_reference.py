@@ -6,7 +6,7 @@ import torch
 from scope import Compression, SlotCache, patch
 from scope.generation.session import Session
 from tests.core.slow_reference import SlowReference, Step
-from tests.core.tiny import PAIRS, VOCABULARY, random_tokens, tiny_model
+from tests.core.tiny import PAIRS, VOCABULARY, random_tokens, tiny_heads, tiny_model
 
 CAPACITY, STEPS = 12, 16
 PROMPT_LENGTHS = [CAPACITY - 4, CAPACITY, CAPACITY + 1, 2 * CAPACITY - 2]
@@ -16,6 +16,7 @@ SIZES = {
     "decoding_window_size": 7,
     "decoding_recent_size": 3,
     "period": 4,
+    "heads": tiny_heads(),
 }
 
 

@@ -1,7 +1,10 @@
 """Tiny random models with peaked attention, and prompts for them."""
 
+from functools import cache
 from importlib import import_module
 from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -9,6 +12,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
+from baselines.lococo_heads import Heads
 from scope import Compression
 from scope.kernels import Backend, reference
 from scope.registry import COMPRESSORS, STRATEGIES
@@ -17,6 +21,7 @@ VOCABULARY = 128
 SLIDING_WINDOW = 12
 PAIRS = list(product(COMPRESSORS, STRATEGIES))
 
+_FOLDER = TemporaryDirectory()
 _SLIDING = {"sliding_window": SLIDING_WINDOW}
 _MIXED = {**_SLIDING, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
 _EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 48}
@@ -80,6 +85,18 @@ def tiny_model(
     return model.to(dtype).eval()
 
 
+@cache
+def tiny_heads(slots: int = 4, gate: float = 0.5) -> str:
+    """A file of random heads of LoCoCo for these models."""
+    heads = Heads.random(layers=4, slots=slots, head_dim=16, kernel=3, seed=slots)
+    heads.weight.mul_(0.1)  # no attention of all or nothing, where mistakes would not show
+    heads.bias.normal_(generator=torch.Generator().manual_seed(slots))
+    heads.gate.fill_(gate)
+    path = Path(_FOLDER.name) / f"{slots}-{gate}.safetensors"
+    heads.save(path)
+    return str(path)
+
+
 def compression_of(
     method: str,
     strategy: str,
@@ -95,6 +112,7 @@ def compression_of(
         "window_size": window,
         "decoding_window_size": pool,
         "decoding_recent_size": recent,
+        "heads": tiny_heads(),
     }
     return Compression.from_shared(method, strategy, **(sizes | more))
 

@@ -15,7 +15,14 @@ from scope.cache import cache as cache_module
 from scope.generation.fused import fused_step, obstacle
 from scope.generation.greedy import generate
 from scope.generation.session import Session
-from tests.core.tiny import PAIRS, backend, compression_of, random_tokens, tiny_model
+from tests.core.tiny import (
+    PAIRS,
+    backend,
+    compression_of,
+    random_tokens,
+    tiny_heads,
+    tiny_model,
+)
 
 pytest.importorskip("triton", reason="the kernels need Triton, which torch's CUDA builds bring")
 
@@ -63,7 +70,7 @@ def test_logits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "compression",
     [
-        *(Compression.from_shared(*pair, **SIZES) for pair in PAIRS),
+        *(Compression.from_shared(*pair, **SIZES, heads=tiny_heads()) for pair in PAIRS),
         Compression("H2O", "adaptive", **SIZES, decoding_score="random"),
         Compression(
             "H2O", "discontinuous", **SIZES, decoding_score="cumulative", group_reduction="max"

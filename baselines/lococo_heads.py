@@ -1,0 +1,196 @@
+"""LoCoCo's trained part: what a convolution makes of tokens that have no slot of their own."""
+
+from dataclasses import dataclass, fields
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn.functional import conv1d
+
+from scope.errors import ScopeError
+
+RECALL = "recall"  # names the heads that the recall model comes with
+
+
+def path_of(name: str) -> Path:
+    """The file that a name of heads stands for.
+
+    Raises:
+        ScopeError: where there is none.
+    """
+    path = Path(str(files("scope.recall"))) / "lococo.safetensors" if name == RECALL else Path(name)
+    if not path.is_file():
+        raise ScopeError(
+            f"heads {name}: no such file; train some with python -m scripts.train_lococo, or say "
+            f"{RECALL} for those of the recall model"
+        )
+    return path
+
+
+@dataclass(frozen=True)
+class Heads:
+    """One convolution a layer, shared by its heads, and how much of its answer is taken.
+
+    The kernel of layer n reads the keys and values of the tokens to be merged, in the order of
+    their positions, as one sequence with 2D channels, and has an output channel per merged slot:
+
+        A = softmax(relu(conv1d([K; V])))                    [M, P], over the P tokens
+        W = (1 - g) onehot(pivots) + g A                     [M, P], rows sum to 1
+        K' = W K,  V' = W V
+
+    Attributes:
+        weight: ``[N, M, 2D, kernel]``, an odd kernel.
+        bias: ``[N, M]``.
+        gate: ``[N]``, g.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    gate: Tensor
+
+    @classmethod
+    def random(cls, layers: int, slots: int, head_dim: int, kernel: int, seed: int) -> "Heads":
+        """Untrained heads: normal weights, g = 0.5, as the published code begins."""
+        generator = torch.Generator().manual_seed(seed)
+        weight = torch.randn(layers, slots, 2 * head_dim, kernel, generator=generator)
+        return cls(weight, torch.zeros(layers, slots), torch.full((layers,), 0.5))
+
+    @classmethod
+    def load(cls, name: str) -> "Heads":
+        """Read a file, or the heads of the recall model.
+
+        Raises:
+            ScopeError: where there is no such file, or it holds something else.
+        """
+        try:
+            tensors = load_file(path_of(name))
+            heads = cls(**{field.name: tensors[field.name] for field in fields(cls)})
+            layers, slots, _, _ = heads.weight.shape
+            if heads.bias.shape != (layers, slots) or heads.gate.shape != (layers,):
+                raise KeyError
+        except (OSError, SafetensorError, KeyError, ValueError):
+            raise ScopeError(
+                f"heads {name}: not a file of trained heads; make one with "
+                "python -m scripts.train_lococo"
+            ) from None
+        return heads
+
+    def save(self, path: Path) -> None:
+        """Write a file, in 16 bits."""
+        save_file({field.name: getattr(self, field.name).half() for field in fields(self)}, path)
+
+    @property
+    def slots(self) -> int:
+        """M, how many merged tokens a head holds."""
+        return self.weight.shape[1]
+
+    def on(self, device: torch.device) -> "Heads":
+        """The same on a device, in float32."""
+        return Heads(*(getattr(self, field.name).float().to(device) for field in fields(self)))
+
+    def check(self, layer: int, head_dim: int) -> None:
+        """Refuse a model that these heads were not trained for."""
+        layers, _, channels, _ = self.weight.shape
+        if layer >= layers or channels != 2 * head_dim:
+            raise ScopeError(
+                f"these heads are for a model of {layers} layers and heads of {channels // 2}, and "
+                f"layer {layer} here has heads of {head_dim}; train heads for this model with "
+                "python -m scripts.train_lococo, and name their file with heads"
+            )
+
+    def mix(
+        self, layer: int, keys: Tensor, values: Tensor, there: Tensor, pivots: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Replace pivots by mixtures of all that is there.
+
+        Args:
+            layer: whose convolution.
+            keys, values: ``[..., P, D]``, in the order of positions.
+            there: ``[..., P]`` bool, what is to be merged; the rest of a row is padding.
+            pivots: ``[..., P]`` bool, at most M a row: the j-th takes the j-th channel.
+
+        Returns:
+            Keys and values, the pivots' changed.
+        """
+        dtype = torch.promote_types(keys.dtype, torch.float32)
+        states = torch.cat([keys, values], dim=-1).to(dtype) * there[..., None]
+        weight, bias = self.weight[layer].to(dtype), self.bias[layer].to(dtype)
+        sequence = states.flatten(0, -3).transpose(1, 2)
+        answer = conv1d(sequence, weight, bias, padding=weight.shape[-1] // 2).relu()
+        answer = answer.view(*states.shape[:-2], *answer.shape[1:])
+        share = answer.masked_fill(~there[..., None, :], -torch.inf).softmax(dim=-1)
+        share = share.nan_to_num()  # of a row where nothing is to be merged
+        channel = (pivots.cumsum(dim=-1) - 1).clamp(0, self.slots - 1)
+        merged = (share @ states).gather(
+            -2, channel[..., None].expand(*channel.shape, states.shape[-1])
+        )
+        mixed = torch.lerp(states, merged, self.gate[layer].to(dtype))
+        new_keys, new_values = mixed.to(keys.dtype).chunk(2, dim=-1)
+        changed = pivots[..., None]
+        return new_keys.where(changed, keys), new_values.where(changed, values)
+
+    def fold(
+        self,
+        layer: int,
+        keys: Tensor,
+        values: Tensor,
+        rest: Tensor,
+        pivots: Tensor,
+        order: Tensor,
+        most: int,
+    ) -> tuple[Tensor, Tensor]:
+        """`mix` among tokens that lie scattered.
+
+        Args:
+            layer: whose convolution.
+            keys, values: ``[..., S, D]``.
+            rest: ``[..., S]`` bool, what is to be merged, pivots included.
+            pivots: ``[..., S]`` bool, at most M a row.
+            order: ``[..., S]`` integers, distinct among the rest, that grow with the position.
+            most: of the rest in any row.
+
+        Returns:
+            Keys and values, the pivots' changed.
+        """
+        last = torch.iinfo(order.dtype).max
+        found = order.masked_fill(~rest, last).topk(most, dim=-1, largest=False)
+        places = found.indices
+        wide = places[..., None].expand(*places.shape, keys.shape[-1])
+        mixed = self.mix(
+            layer,
+            keys.gather(-2, wide),
+            values.gather(-2, wide),
+            found.values != last,
+            pivots.gather(-1, places),
+        )
+        return keys.scatter(-2, wide, mixed[0]), values.scatter(-2, wide, mixed[1])
+
+
+class Trained:
+    """What methods with heads share: their file, read once for each device that asks.
+
+    Attributes:
+        heads: name of the file.
+    """
+
+    heads: str
+
+    @cached_property
+    def _by_device(self) -> dict[torch.device, Heads]:
+        return {}
+
+    def heads_for(self, keys: Tensor, layer: int) -> Heads:
+        """The heads beside keys ``[..., D]`` of a layer.
+
+        Raises:
+            ScopeError: where they are not a file of heads, or those of another model.
+        """
+        if keys.device not in self._by_device:
+            self._by_device[keys.device] = Heads.load(self.heads).on(keys.device)
+        heads = self._by_device[keys.device]
+        heads.check(layer, keys.shape[-1])
+        return heads
