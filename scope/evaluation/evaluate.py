@@ -1,6 +1,6 @@
 """From result folders to rows of figures, with everything that went wrong told beside them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from scope.evaluation.results import (
     read_dataset,
     write_results_csv,
 )
-from scope.evaluation.statistics import Estimate, estimate, paired_difference
+from scope.evaluation.statistics import Estimate, estimate, paired_difference, ratio
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,25 @@ class Row:
     def kv_bytes(self) -> int | None:
         """Bytes of KV cache per sequence, from run.json."""
         return self.result.run.count("metrics", "kv_bytes_per_sequence")
+
+    @cached_property
+    def upstream(self) -> Estimate | None:
+        """The upstream score with its interval."""
+        return self._estimate(self.score.upstream_accuracies)
+
+    @cached_property
+    def lenient(self) -> Estimate | None:
+        """The indexed score, read leniently."""
+        return self._estimate(self.score.lenient_accuracies)
+
+    @cached_property
+    def right_of_answered(self) -> Estimate | None:
+        """Right answers among those that can be read."""
+        return ratio(self.score.right, self.score.read)
+
+    @staticmethod
+    def _estimate(accuracies: Sequence[float]) -> Estimate | None:
+        return estimate(accuracies) if accuracies else None
 
     @cached_property
     def equal_tokens(self) -> Estimate | None:

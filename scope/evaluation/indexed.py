@@ -1,7 +1,8 @@
-"""The fair score: each answer is looked up by its printed number, and read with tolerance.
+"""The marks of a result: as the original reads it, by printed number, and read leniently.
 
-Beside it, what else a reader must know to trust an accuracy: how many questions were answered at
-all, how many in the asked-for form, where the accuracy falls off, and how the output ended.
+docs/scores.md has the rules. Beside them, what else a reader must know to trust an accuracy: how
+many questions were answered at all, how many in the asked-for form, where the accuracy falls off,
+and how the output ended.
 """
 
 from collections import Counter
@@ -10,28 +11,39 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scope.evaluation.results import DatasetResult, Record
-from scope.tasks.task import Task
+from scope.evaluation.results import DatasetResult
 
 _NGRAM = 8
 
 
 @dataclass(frozen=True)
 class Score:
-    """Both scores and the diagnostics of one data set in one result folder; shares are 0..1.
+    """All marks and the diagnostics of one data set in one result folder; shares are 0..1.
 
-    ``upstream`` is in percent, and None for a data set that the original does not have.
-    ``accuracies`` holds the indexed accuracy of each prompt,
-    ``by_index`` that of each place in the prompt's list of questions. ``repetition`` is the share
-    of 8-word sequences that the same output has had before. ``tokens`` and ``characters`` are mean
-    lengths; tokens are None where they are not on record. ``stopped`` counts how outputs ended,
-    where the runner said so.
+    Attributes:
+        upstream: in percent, as the original rounds it; None for a data set that it does not have.
+        upstream_accuracies: the same of each prompt; empty for such a data set.
+        accuracies: the indexed accuracy of each prompt.
+        lenient_accuracies: the same, read leniently; empty where the data set has no such reading.
+        by_index: the indexed accuracy of each place in the prompt's list of questions.
+        answered: questions with an answer that can be read, and ``lenient_answered`` where it is
+            read leniently.
+        right, read: of each prompt, how many answers are right and how many can be read.
+        formatted: questions with an answer that the upstream score can read.
+        repetition: share of 8-word sequences that the same output has had before.
+        tokens, characters: mean lengths; tokens are None where they are not on record.
+        stopped: how outputs ended, where the runner said so.
     """
 
     upstream: float | None
+    upstream_accuracies: tuple[float, ...]
     accuracies: tuple[float, ...]
+    lenient_accuracies: tuple[float, ...]
     by_index: tuple[float, ...]
     answered: float
+    lenient_answered: float | None
+    right: tuple[int, ...]
+    read: tuple[int, ...]
     formatted: float
     repetition: float
     tokens: float | None
@@ -43,23 +55,41 @@ class Score:
         """Mean over prompts in percent, as the upstream score is."""
         return 100 * float(np.mean(self.accuracies))
 
+    @property
+    def at_the_limit(self) -> float | None:
+        """Share of outputs that ended at T and not by themselves; None where not on record."""
+        total = sum(self.stopped.values())
+        return self.stopped["length"] / total if total else None
+
 
 def score(result: DatasetResult) -> Score:
     """Scores one data set."""
     records, task = result.records, result.task
     marks = [task.mark(record, record.pred) for record in records]
+    lenient = [m for r in records if (m := task.mark_leniently(r, r.pred)) is not None]
+    upstream = [task.upstream_accuracy(r, r.pred) for r in records] if task.is_published else []
     tokens = [r.generated_tokens for r in records if r.generated_tokens is not None]
     return Score(
-        upstream=_upstream(task, records) if task.is_published else None,
+        # Rounded as the original does.
+        upstream=round(100 * sum(upstream) / len(records), 4) if upstream else None,
+        upstream_accuracies=tuple(upstream),
         accuracies=tuple(m.accuracy for m in marks),
+        lenient_accuracies=tuple(m.accuracy for m in lenient),
         by_index=_mean_by_index([m.correct for m in marks]),
-        answered=float(np.mean(np.concatenate([m.answered for m in marks]))),
-        formatted=float(np.mean(np.concatenate([m.formatted for m in marks]))),
+        answered=_share([m.answered for m in marks]),
+        lenient_answered=_share([m.answered for m in lenient]) if lenient else None,
+        right=tuple(sum(m.correct) for m in marks),
+        read=tuple(sum(m.answered) for m in marks),
+        formatted=_share([m.formatted for m in marks]),
         repetition=float(np.mean([repetition(r.pred) for r in records])),
         tokens=float(np.mean(tokens)) if len(tokens) == len(records) else None,
         characters=float(np.mean([len(r.pred) for r in records])),
         stopped=Counter(r.stopped for r in records if r.stopped),
     )
+
+
+def _share(marks: Sequence[Sequence[bool]]) -> float:
+    return float(np.mean(np.concatenate(marks)))
 
 
 def repetition(text: str) -> float:
@@ -69,12 +99,6 @@ def repetition(text: str) -> float:
     if total < 1:
         return 0.0
     return 1 - len(set(zip(*(words[i:] for i in range(_NGRAM)), strict=False))) / total
-
-
-def _upstream(task: Task, records: Sequence[Record]) -> float:
-    """The published score: mean over prompts in percent, rounded as the original does."""
-    total = sum(task.upstream_accuracy(record, record.pred) for record in records)
-    return round(100 * total / len(records), 4)
 
 
 def _mean_by_index(correct: Sequence[Sequence[bool]]) -> tuple[float, ...]:

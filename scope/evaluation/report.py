@@ -22,14 +22,16 @@ _TITLE = "LongGenBench results"
 _NOTES = (
     "Scores are accuracies in percent, averaged over prompts. Upstream compares the i-th answer "
     "that can be read with the i-th gold answer, as the published figures do. Indexed looks each "
-    "answer up by its printed number.",
+    "answer up by its printed number. Lenient does the same, and takes an option letter or a "
+    "number also where the asked-for phrase is missing.",
     "In brackets: 95 % intervals from 10,000 bootstrap resamples of whole prompts; differences to "
     "the baseline are paired by prompt. With few prompts the intervals are too narrow.",
     "Equal: tokens that the full cache would choose too, where each run is forced along the full "
     "cache's own text; KL: the mean divergence of the predictions there, in nats.",
-    "Answered: questions with an answer that can be read. In format: with one that the upstream "
-    "score can read. Repeated: 8-word sequences that the same output had before. Length: the mean "
-    "per prompt.",
+    "Answered: questions with an answer that can be read by its number; right of answered: the "
+    "share of these that is right. In format: with an answer that the upstream score can read. "
+    "Repeated: 8-word sequences that the same output had before. Length: the mean per prompt. At "
+    "limit: outputs that were cut off at the largest length.",
 )
 
 

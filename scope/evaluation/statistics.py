@@ -39,6 +39,20 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(mean, (float(interval.low), float(interval.high)))
 
 
+def ratio(parts: Sequence[int], wholes: Sequence[int]) -> Estimate | None:
+    """Sum of parts over sum of wholes, likewise; None where the wholes are nothing."""
+    if not sum(wholes):
+        return None
+    pairs = np.array([parts, wholes], dtype=float)
+    mean = 100 * pairs[0].sum() / pairs[1].sum()
+    if len(parts) < 2:
+        return Estimate(float(mean), None)
+    drawn = np.random.default_rng(_SEED).integers(len(parts), size=(_RESAMPLES, len(parts)))
+    part, whole = pairs[:, drawn].sum(axis=-1)
+    low, high = np.percentile(100 * part[whole > 0] / whole[whole > 0], [2.5, 97.5])
+    return Estimate(float(mean), (float(low), float(high)))
+
+
 def paired_difference(result: DatasetResult, baseline: DatasetResult) -> Estimate:
     """Indexed accuracy minus the baseline's, prompt by prompt, on the prompts that both have.
 

@@ -26,7 +26,7 @@ def short_columns(rows: Sequence[Row]) -> list[Column]:
             _column("W", rows, lambda row: _count(row.result.window)),
             _column("data", rows, lambda row: row.result.dataset, is_text=True),
             *_scores(rows),
-            _column("answered %", rows, lambda row: _percent(row.score.answered)),
+            *_answers(rows),
             *_costs(rows),
         ]
     )
@@ -52,12 +52,11 @@ def full_columns(rows: Sequence[Row]) -> list[Column]:
             _column("C", rows, lambda row: _count(row.result.capacity)),
             _column("W", rows, lambda row: _count(row.result.window)),
             *_scores(rows),
-            *_costs(rows),
-            _column("answered %", rows, lambda row: _percent(row.score.answered)),
+            *_answers(rows),
+            _column("lenient answered %", rows, lambda row: _percent(row.score.lenient_answered)),
             _column("in format %", rows, lambda row: _percent(row.score.formatted)),
             _column("repeated %", rows, lambda row: _percent(row.score.repetition)),
-            _column("length", rows, _length),
-            _column("stopped by", rows, _stops, is_text=True),
+            *_costs(rows),
         ]
     )
 
@@ -65,11 +64,21 @@ def full_columns(rows: Sequence[Row]) -> list[Column]:
 def _scores(rows: Sequence[Row]) -> list[Column]:
     return [
         _column("prompts", rows, lambda row: str(len(row.result.records))),
-        _column("upstream", rows, lambda row: _decimal(row.score.upstream, 2)),
+        _column("upstream", rows, lambda row: str(row.upstream or _EMPTY)),
         _column("indexed", rows, lambda row: str(row.accuracy)),
+        _column("lenient", rows, lambda row: str(row.lenient or _EMPTY)),
         _column("vs baseline", rows, _signed),
         _column("equal %", rows, lambda row: str(row.equal_tokens or _EMPTY)),
         _column("KL", rows, lambda row: _decimal(row.mean_kl, 3)),
+    ]
+
+
+def _answers(rows: Sequence[Row]) -> list[Column]:
+    return [
+        _column("answered %", rows, lambda row: _percent(row.score.answered)),
+        _column("right of answered %", rows, lambda row: str(row.right_of_answered or _EMPTY)),
+        _column("length", rows, _length),
+        _column("at limit %", rows, lambda row: _percent(row.score.at_the_limit)),
     ]
 
 
@@ -102,8 +111,8 @@ def _mebibytes(value: int | None) -> str:
     return _EMPTY if value is None else f"{value / 2**20:.2f}"
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
+def _percent(share: float | None) -> str:
+    return _EMPTY if share is None else f"{100 * share:.1f}"
 
 
 def _signed(row: Row) -> str:
@@ -117,7 +126,3 @@ def _length(row: Row) -> str:
     if row.score.tokens is not None:
         return f"{row.score.tokens:.0f} tokens"
     return f"{row.score.characters:.0f} chars"
-
-
-def _stops(row: Row) -> str:
-    return ", ".join(f"{why} {n}" for why, n in sorted(row.score.stopped.items())) or _EMPTY

@@ -1,8 +1,9 @@
 """Reads answers out of generated text: first by their printed number, then the value in each.
 
 A text is cut at headings (``Answer_12:``, ``**Answer 12:**``, ...). The value follows the last
-``answer is`` of the piece, or stands in ``\\boxed{}``, or is the piece's only line. Everything here
-takes time linear in the text and never raises, because the text is whatever a model wrote.
+``answer is`` of the piece, or stands in ``\\boxed{}``, or is the piece's only line; read leniently,
+it is else the piece's last number or option letter. Everything here takes time linear in the text
+and never raises, because the text is whatever a model wrote.
 
 An existing parser was tried for the values: math-verify 0.9 reads ``5%`` as 1/20 where GSM8K's gold
 answer is 5, misses the typographic minus sign, and takes about a millisecond an answer.
@@ -29,6 +30,14 @@ _NUMBER = re.compile(
 _GOES_ON = re.compile(r"[0-9]|[.,/:][0-9]|\s*[-+*/×÷^:]\s*(?:[0-9.]|[a-z]\b)|(?:,| and| or) *[0-9]")
 
 _LETTER = re.compile(r"[\s:]*(?:\((?P<inside>[A-Za-z])\)|(?P<bare>[A-Z])(?P<after>\)|\b))")
+_ANY_NUMBER = re.compile(
+    r"(?<![\w.,/:-])[-+]?(?:[0-9]{1,3}(?:,[0-9]{3}){1,12}|[0-9]{1,40})(?:\.[0-9]{1,40})?(?![0-9])"
+)
+_ANY_LETTER = re.compile(
+    r"\((?P<inside>[A-J])\)|\b(?P<before>[A-J])\)|^(?P<head>[A-J])(?=[.,:;]|[ \t]*$)"
+    r"|\b(?:is|be|choose|choice|option|letter|answer)[ :]{1,3}(?P<after>[A-J])(?![\w'])",
+    re.MULTILINE,
+)
 _ARTICLE = re.compile(r"(?:the|an?|to) ")
 _NOT_WORD = re.compile(r"[\W_]+")
 
@@ -93,6 +102,29 @@ def read_choice(answer: str, options: Mapping[str, str]) -> str | None:
         if letter:
             return letter["bare"]
     return None
+
+
+def hint_at_number(answer: str) -> Fraction | None:
+    """The number that an answer states, or else the last one in it."""
+    stated = read_number(answer)
+    if stated is not None:
+        return stated
+    numbers = _ANY_NUMBER.findall(answer.translate(_MARKUP))
+    return Fraction(numbers[-1].replace(",", "")) if numbers else None
+
+
+def hint_at_choice(answer: str, options: Mapping[str, str]) -> str | None:
+    """The option that an answer names, or else the last letter in it that can be one.
+
+    That is ``(B)``, ``B)``, and ``B`` at the head of a line or after a word such as ``option``.
+    """
+    named = read_choice(answer, options)
+    if named is not None:
+        return named
+    plain = answer.translate(_MARKUP)
+    letters = [match[match.lastgroup or 0] for match in _ANY_LETTER.finditer(plain)]
+    known = [letter for letter in letters if not options or letter in options]
+    return known[-1] if known else None
 
 
 def read_options(question: str) -> dict[str, str]:

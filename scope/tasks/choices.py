@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from scope.errors import ScopeError
 from scope.tasks import upstream
-from scope.tasks.answers import read_choice, read_options
+from scope.tasks.answers import hint_at_choice, read_choice, read_options
 from scope.tasks.numbered import NumberedTask
 from scope.tasks.sources import Item
 
@@ -34,6 +34,9 @@ class ChoiceTask(NumberedTask):
 
     def said(self, answer: str, question: str) -> str | None:
         return read_choice(answer, read_options(question))
+
+    def hinted(self, answer: str, question: str) -> str | None:
+        return hint_at_choice(answer, read_options(question))
 
     def upstream_gold(self, answer: str) -> str:
         return answer

@@ -4,7 +4,7 @@ from fractions import Fraction
 
 from scope.errors import ScopeError
 from scope.tasks import upstream
-from scope.tasks.answers import read_number
+from scope.tasks.answers import hint_at_number, read_number
 from scope.tasks.numbered import NumberedTask
 from scope.tasks.sources import Hub, Item, Row
 
@@ -36,6 +36,9 @@ class GSM8K(NumberedTask):
 
     def said(self, answer: str, question: str) -> Fraction | None:
         return read_number(answer)
+
+    def hinted(self, answer: str, question: str) -> Fraction | None:
+        return hint_at_number(answer)
 
     def upstream_gold(self, answer: str) -> str | None:
         return upstream.read_gold_number(answer)

@@ -6,7 +6,7 @@ and the questions, numbered on from the demonstrations.
 
 import re
 from abc import abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -55,6 +55,10 @@ class NumberedTask(Task):
     @abstractmethod
     def said(self, answer: str, question: str) -> Hashable | None:
         """What a model's answer to a question says, None where that cannot be read."""
+
+    def hinted(self, answer: str, question: str) -> Hashable | None:
+        """The same without the set phrase, where there is a reading of that kind."""
+        return self.said(answer, question)
 
     @abstractmethod
     def upstream_gold(self, answer: str) -> str | None:
@@ -123,13 +127,19 @@ class NumberedTask(Task):
 
     def mark(self, exam: Exam, pred: str) -> Marks:
         """Looks each answer up by its number; text after the last question's does not count."""
+        return self._mark(exam, pred, self.said)
+
+    def mark_leniently(self, exam: Exam, pred: str) -> Marks:
+        return self._mark(exam, pred, self.hinted)
+
+    def _mark(self, exam: Exam, pred: str, read: Callable[[str, str], Hashable | None]) -> Marks:
         first = _first_number(exam.prompt)
         pieces = split_answers(pred)
         answered, formatted, correct = [], [], []
         for place, answer in enumerate(exam.answers):
             piece = pieces.get(first + place, "")
             question = exam.questions[place] if place < len(exam.questions) else ""
-            said = self.said(piece, question)
+            said = read(piece, question)
             answered.append(said is not None)
             formatted.append(bool(self.upstream_said(f"Answer_0: {piece}")))
             correct.append(said == self.gold(answer))

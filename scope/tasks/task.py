@@ -66,6 +66,10 @@ class Task(ABC):
     def mark(self, exam: Exam, pred: str) -> Marks:
         """Mark what a model wrote; ``exam`` has been checked, ``pred`` may be any text."""
 
+    def mark_leniently(self, exam: Exam, pred: str) -> Marks | None:
+        """The same where an answer needs no set phrase; None where there is no such reading."""
+        return None
+
     def upstream_accuracy(self, exam: Exam, pred: str) -> float:
         """The original's score of one prompt, 0 to 1; asked of published data sets only."""
         raise NotImplementedError

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from scope.evaluation.indexed import repetition
 from scope.evaluation.results import Record
-from scope.tasks.answers import read_choice, read_number, read_options, split_answers
+from scope.tasks.answers import (
+    hint_at_choice,
+    hint_at_number,
+    read_choice,
+    read_number,
+    read_options,
+    split_answers,
+)
 from scope.tasks.registry import TASKS
 from scope.tasks.task import Marks
 
@@ -165,6 +172,37 @@ def test_choices(answer: str, letter: str | None) -> None:
     assert read_choice(answer, OPTIONS) == letter
 
 
+@pytest.mark.parametrize(
+    ("answer", "value"),
+    [
+        ("She has 16 - 3 = 13 eggs.\nThen she sells 2.", 2),
+        ("5 boxes of 12.\n5 * 12 = **$1,060.50**, so she pays that.", Fraction("1060.5")),
+        ("The answer is 7.\nThere are 9 left over.", 7),
+        ("It is -4 outside.\nCold!", -4),
+        ("At 3:30 on\nthe v2 route", 3),
+        ("Nobody\nknows.", None),
+    ],
+)
+def test_numbers_without_the_phrase(answer: str, value: object) -> None:
+    assert hint_at_number(answer) == value
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [
+        ("Both (A) and (B) fit.\nI cannot decide.", "B"),
+        ("A bank keeps money.\nSo I choose B.", "B"),
+        ("A bank keeps money.\nNobody knows.", None),
+        ("It holds coins.\nB) a bank\nThat is all.", "B"),
+        ("It holds coins.\n**C**\n", "C"),
+        ("The answer is (D).\nNot (A).", "D"),
+        ("Vitamin J) helps.\nSo it does.", None),
+    ],
+)
+def test_choices_without_the_phrase(answer: str, letter: str | None) -> None:
+    assert hint_at_choice(answer, OPTIONS) == letter
+
+
 def test_which_piece_belongs_to_a_number() -> None:
     text = (
         "Answer_1: a\nAnswer_2: b\nAnswer_2: c\nAnswer_2:\nQuestion_3: d\nAnswer_3: e\nAnswer_1: f"
@@ -188,7 +226,13 @@ def mark(pred: str, kind: str) -> Marks:
     answers = ("so it is\n#### 1,000",) * 30 if kind == "number" else ("B",) * 30
     question = "Where?\n(A) race track (B) bank"
     exam = Record(1, "Following Question: \nQuestion_9:\n", (question,) * 30, answers, pred)
-    return TASKS["gsm8k" if kind == "number" else "csqa"].mark(exam, pred)
+    task = TASKS["gsm8k" if kind == "number" else "csqa"]
+    strict, lenient = task.mark(exam, pred), task.mark_leniently(exam, pred)
+    # What can be read without leniency is read the same with it.
+    assert lenient is not None
+    assert all(a or not b for a, b in zip(lenient.correct, strict.correct, strict=True))
+    assert all(a or not b for a, b in zip(lenient.answered, strict.answered, strict=True))
+    return strict
 
 
 @given(

@@ -13,7 +13,7 @@ from scope.errors import ScopeError
 from scope.evaluation import indexed
 from scope.evaluation.evaluate import evaluate, read_baseline
 from scope.evaluation.results import DatasetResult, find_result_folders, read_dataset
-from scope.evaluation.statistics import estimate, paired_difference
+from scope.evaluation.statistics import Estimate, estimate, paired_difference, ratio
 
 PROMPT = "Examples: \nQuestion_1:\n1 + 1?\n\nAnswer_1:\n2\n\nFollowing Question: \nQuestion_2:\n..."
 
@@ -77,11 +77,42 @@ def test_run_json_names_the_row_and_fills_the_table(
         "1",
         "50.00",
         "50.00",
+        "50.00",
         "100.0",
+        "50.00",
+        *("12", "tokens"),
+        "0.0",
         "3.00",
         "12.3",
     ]
     assert "ALLKV+None,50.0,-1,-1" in (folder / "results.csv").read_text()
+
+
+def test_format_and_knowledge_come_apart(write: Callable[..., Path]) -> None:
+    """Half of the answers lack the phrase; of those that have it, half are right."""
+    said = [
+        "The answer is 7.",
+        "The answer is 8.",
+        "So we add.\nThat gives 7 in all.",
+        "Who knows?\n",
+    ]
+    pred = "\n\n".join(f"Answer_{2 + i}:\n{text}" for i, text in enumerate(said))
+    lines = [
+        record(i, 0, index=i, pred=pred, stopped=end) for i, end in enumerate(("eos", "length"))
+    ]
+    [row] = evaluate(find_result_folders(write(lines))).rows
+    assert (row.score.answered, row.score.lenient_answered) == (0.5, 0.75)
+    assert (row.accuracy.mean, row.lenient.mean, row.upstream.mean) == (25, 50, 25)
+    assert row.right_of_answered.mean == 50
+    assert row.score.at_the_limit == 0.5
+
+
+def test_right_of_answered_is_over_answers_and_not_over_prompts() -> None:
+    few = ratio([1, 0], [1, 9])
+    assert few is not None
+    assert (few.mean, few.interval) == (10, (0, 100))
+    assert ratio([2], [4]) == Estimate(50, None)
+    assert ratio([0, 0], [0, 0]) is None
 
 
 def test_a_parent_folder_scores_all_below_it(
