@@ -141,13 +141,13 @@ class Compression:
         )
         recipe = self.recipe(max_new_tokens=1)
         recipe.compressor.check(recipe.budget)
-        recipe.storage.check(recipe.strategy, recipe.frozen_prefix)
+        recipe.storage.check(recipe.strategy, recipe.score, recipe.frozen_prefix)
         # A method finds some of its defaults itself.
         set_field(self, "options", {})
-        stored = recipe.storage if recipe.storage.rounds else None
-        for part in (recipe.compressor, recipe.budget, recipe.strategy, recipe.score, stored):
+        for part in (recipe.compressor, recipe.budget, recipe.strategy, recipe.score):
             for name in _option_names(part):
                 self.options[name] = getattr(part, name)
+        self.options.update(recipe.storage.told)
 
     @classmethod
     def from_shared(

@@ -7,6 +7,7 @@ from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
 from scope.errors import ScopeError
+from scope.kernels.rounding import stored_as
 from scope.kernels.tensors import FREE, RoundedTensors, SlotTensors, StepCounts
 from scope.methods.prompt import Entries
 from scope.methods.score import Shape
@@ -120,8 +121,8 @@ class SlotLayer(CacheLayerMixin):
         """
         positions = entries.positions
         count = positions.shape[1]
-        self.keys[row, :, :count] = entries.keys
-        self.values[row, :, :count] = entries.values
+        self.keys[row, :, :count] = stored_as(self.keys.dtype, entries.keys)
+        self.values[row, :, :count] = stored_as(self.keys.dtype, entries.values)
         # Free slots have weight 0, but 0 times what an overflow has left behind would be NaN.
         self.values[row, :, count:] = 0.0
         self.positions[row] = self.ranks[row] = FREE

@@ -102,7 +102,8 @@ class CachePlan:
         """Allocate one layer's slots, and what holds rounded tokens beside them."""
         selects, storage = self.recipe.strategy.selects, self.recipe.storage
         slots, state = self.slots[layer.index], self.recipe.state
-        layer.allocate(like, batch_size, heads, query_heads, slots, state, selects)
+        stored = like.new_empty(like.shape[-1], dtype=storage.slot_dtype(like.dtype))
+        layer.allocate(stored, batch_size, heads, query_heads, slots, state, selects)
         if storage.rounds:
             rounded = self.rounded[layer.index]
             layer.rounded = empty_rounded(like, batch_size, heads, rounded, storage)

@@ -6,7 +6,7 @@ What a CPU runs, and what the Triton kernels are tested against.
 import torch
 from torch import Tensor
 
-from scope.kernels.rounding import restore_keys, restore_values
+from scope.kernels.rounding import restore_keys, restore_values, stored_as
 from scope.kernels.tensors import (
     FREE,
     NewTokens,
@@ -42,7 +42,7 @@ def attend(
         visible &= sight.shown[:, :, : counts.used]
     if sight.sliding_window is not None:
         visible &= used.positions > (counts.position - sight.sliding_window)[:, None, None]
-    keys, values = used.keys, used.values
+    keys, values = (part.to(new.queries.dtype) for part in (used.keys, used.values))
     if slots.rounded is not None:
         beside = _restored(slots.rounded, counts, sight, keys.dtype)
         keys, values, visible = (
@@ -81,8 +81,11 @@ def _restored(
 def _append(slots: SlotTensors, counts: StepCounts, new: NewTokens) -> None:
     slot = slots.vacant[..., None].long()
     place = slot[..., None].expand(-1, -1, -1, slots.keys.shape[-1])
-    slots.keys.scatter_(2, place, new.keys[:, :, None])
-    slots.values.scatter_(2, place, new.values[:, :, None])
+    for there, states in ((slots.keys, new.keys), (slots.values, new.values)):
+        stored = stored_as(there.dtype, states[:, :, None])
+        if there.itemsize == 1:  # torch scatters no floats of 8 bits, but their bytes
+            there, stored = there.view(torch.uint8), stored.view(torch.uint8)
+        there.scatter_(2, place, stored)
     slots.positions.scatter_(2, slot, counts.position[:, None, None].expand_as(slot))
     slots.ranks.scatter_(2, slot, counts.newest[:, None, None].expand_as(slot))
 

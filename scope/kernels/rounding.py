@@ -76,6 +76,14 @@ def restore_values(codes: Codes, bits: int, head_dim: int, dtype: torch.dtype) -
     return _restored(numbers, codes.scale[..., None], codes.zero[..., None], dtype).flatten(-2, -1)
 
 
+def stored_as(dtype: torch.dtype, numbers: Tensor) -> Tensor:
+    """Numbers in the type of the slots; those beyond its range become its largest."""
+    if dtype.itemsize > 1:
+        return numbers.to(dtype)
+    largest = torch.finfo(dtype).max
+    return numbers.clamp(-largest, largest).to(dtype)
+
+
 def _rounded(grouped: Tensor, bits: int, dim: int) -> tuple[Tensor, Tensor, Tensor]:
     grouped = grouped.float()
     low, high = grouped.amin(dim, keepdim=True), grouped.amax(dim, keepdim=True)

@@ -1,18 +1,21 @@
-"""How a prompt pool is stored: it never changes, so it can be rounded to few bits, once."""
+"""How numbers are stored: the prompt pool in few bits, since it never changes; slots in 16 or 8."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+import torch
 
 from scope.errors import ScopeError
 from scope.methods.options import option
+from scope.methods.score import Score
 from scope.methods.strategy import Counts, Strategy
 
 
 @dataclass(frozen=True)
 class Storage:
-    """Keeps the middle of a prompt pool in few bits, and its ends whole beside what is generated.
+    """Keeps the middle of a prompt pool in few bits, its ends in slots beside what is generated.
 
     What is kept of a prompt comes in groups of tokens: keys are rounded channel by channel within a
     group, values token by token within groups of channels. The first tokens, to which much
@@ -32,11 +35,14 @@ class Storage:
     )
     whole_sinks: int = option(4, "first tokens of the prompt pool that are not rounded")
     whole_recent: int = option(32, "last tokens of the prompt pool that are not rounded")
+    decode_bits: Literal[8] | None = option(
+        None, "bits of each number in a slot: 8 are the float type e4m3 (default: the model's)"
+    )
 
     def __post_init__(self) -> None:
         if self.prompt_bits is None:
             for one in fields(self):
-                if getattr(self, one.name) != one.default:
+                if one.name != "decode_bits" and getattr(self, one.name) != one.default:
                     raise ScopeError(f"{one.name} says nothing without prompt_bits; give both")
         for name in ("whole_sinks", "whole_recent"):
             if getattr(self, name) < 0:
@@ -53,12 +59,29 @@ class Storage:
         keys = self.prompt_bits or 0
         return keys, self.prompt_value_bits or keys
 
-    def check(self, strategy: Strategy, frozen_prefix: str) -> None:
-        """Refuse a strategy that has no prompt pool which stays as it is.
+    @property
+    def told(self) -> Mapping[str, Any]:
+        """Options by name, but for those that say nothing."""
+        named = vars(self) if self.rounds else {"decode_bits": self.decode_bits}
+        return {name: value for name, value in named.items() if value is not None}
+
+    def slot_dtype(self, model_dtype: torch.dtype) -> torch.dtype:
+        """Of keys and values in slots."""
+        return model_dtype if self.decode_bits is None else torch.float8_e4m3fn
+
+    def check(self, strategy: Strategy, score: Score | None, frozen_prefix: str) -> None:
+        """Refuse a strategy that has no prompt pool which stays as it is, and what looks at slots.
 
         Raises:
             ScopeError: with what would do.
         """
+        looks = strategy.rewrites or (score is not None and score.kernel is None)
+        if self.decode_bits is not None and looks:
+            raise ScopeError(
+                "decode_bits 8 goes with methods that leave keys and values to the kernels, and "
+                f"{strategy.name} by {score.name if score else 'no score'} works on them itself; "
+                "leave decode_bits out"
+            )
         if not self.rounds:
             return
         moves = strategy.unified or strategy.selects or strategy.rewrites

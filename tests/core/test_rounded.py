@@ -8,9 +8,16 @@ from torch import Tensor
 from scope import Compression, ScopeError, patch
 from scope.cache.plan import CachePlan
 from scope.generation.session import Session
-from scope.kernels.rounding import restore_keys, restore_values, round_keys, round_values
+from scope.kernels.rounding import (
+    restore_keys,
+    restore_values,
+    round_keys,
+    round_values,
+    stored_as,
+)
 from tests.core.test_open_house import check_kernels
 from tests.core.tiny import random_tokens, tiny_model
+from tests.examples.merged import Merged
 
 BITS = (8, 4, 3, 2)
 PROMPTS = [random_tokens(length, seed=length) for length in (70, 41, 60)]
@@ -179,3 +186,38 @@ def test_refuses_a_longer_prompt_than_planned() -> None:
         session.prompts = [random_tokens(90, seed=1)]
         with pytest.raises(ScopeError, match="does not fit into slots"):
             session.admit(0, 0)
+
+
+EIGHT = {"decode_bits": 8}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="the interpreter rounds otherwise")
+@pytest.mark.parametrize("score", ["current", "cumulative", "recent", "random"])
+@pytest.mark.filterwarnings("ignore:decoding goes the slow way")
+def test_kernels_give_the_same_in_slots_of_8_bits(
+    score: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_kernels(Compression("ALLKV", "slide", decoding_score=score, **POOL, **EIGHT), monkeypatch)
+    check_kernels(rounded(decoding_score=score, **EIGHT), monkeypatch)
+
+
+def test_slots_of_8_bits_take_a_byte_a_number_and_stay_close() -> None:
+    plain, eight = (Compression("ALLKV", "slide", **POOL, **extra) for extra in ({}, EIGHT))
+    lengths = [len(prompt) for prompt in PROMPTS]
+    config = tiny_model("gqa").config
+    whole, small = (
+        CachePlan.make(config, one.recipe(STEPS), STEPS, lengths) for one in (plain, eight)
+    )
+    assert 2 * small.kv_bytes(torch.bfloat16) == whole.kv_bytes(torch.bfloat16)
+    exact, close = (logits_of(one, PROMPTS) for one in (plain, eight))
+    assert 0 < float((close - exact).abs().mean()) < 0.2 * float(exact.abs().mean())
+
+
+def test_what_slots_of_8_bits_cannot_hold_becomes_the_largest() -> None:
+    numbers = torch.tensor([1.0, 1000.0, -torch.inf, 448.0])
+    assert stored_as(torch.float8_e4m3fn, numbers).float().tolist() == [1.0, 448.0, -448.0, 448.0]
+
+
+def test_slots_of_8_bits_are_refused_where_a_method_works_on_them() -> None:
+    with pytest.raises(ScopeError, match="leave decode_bits out"):
+        Compression("ALLKV", Merged, **POOL, **EIGHT)

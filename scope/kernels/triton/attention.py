@@ -375,6 +375,8 @@ def _attend(
     new_key_ptr = new_keys_ptr + row * new_keys_stride + head * HEAD_DIM
     new_key = _rotated(new_key_ptr, cos_ptr, sin_ptr, d, d >= 0, ROTATE, HEAD_DIM)
     new_value = tl.load(new_values_ptr + row * new_values_stride + head * HEAD_DIM + d)
+    new_key = _stored(new_key, keys_ptr)
+    new_value = _stored(new_value, values_ptr)
 
     # The first split begins with the new token, the others with nothing. Until the second kernel
     # gives the token's slot a position, all splits skip that slot.
@@ -414,7 +416,7 @@ def _attend(
                 value_zero_ptr + places, token, d, VALUE_BITS, VALUE_GROUP, HEAD_DIM,
             )  # fmt: skip
             maximum, total, weighted = _joined(
-                logits, value.to(new_value.dtype), maximum, total, weighted
+                logits, value.to(query.dtype), maximum, total, weighted
             )
 
     filled = tl.minimum(newest, slots)
@@ -430,17 +432,26 @@ def _attend(
         if WINDOW:
             visible &= held > position - WINDOW
         key = tl.load(keys_ptr + places[None, :] + d[:, None], mask=inside[None, :], other=0.0)
-        logits = tl.dot(query, key, input_precision="ieee") * (scaling * _LOG2_E)
+        logits = tl.dot(query, key.to(query.dtype), input_precision="ieee") * (scaling * _LOG2_E)
         logits = tl.where(visible[None, :], logits, float("-inf"))
         if SCORED:
             scored = grouped & (inside & (slot >= first_scored) & (slot != new_slot))[None, :]
             tl.store(logits_ptr + g[:, None] * slots + slot[None, :], logits, mask=scored)
         value = tl.load(values_ptr + places[:, None] + d[None, :], mask=inside[:, None], other=0.0)
-        maximum, total, weighted = _joined(logits, value, maximum, total, weighted)
+        maximum, total, weighted = _joined(logits, value.to(query.dtype), maximum, total, weighted)
     part = (pair * splits + split) * GROUP + g
     tl.store(maxima_ptr + part, maximum, mask=g < GROUP)
     tl.store(totals_ptr + part, total, mask=g < GROUP)
     tl.store(weighted_ptr + part[:, None] * HEAD_DIM + d[None, :], weighted, mask=grouped)
+
+
+@triton.jit
+def _stored(state, slots_ptr):
+    """A new key or value in the type of the slots."""
+    dtype: tl.constexpr = slots_ptr.dtype.element_ty
+    if dtype == tl.float8e4nv:
+        state = tl.minimum(tl.maximum(state.to(tl.float32), -448.0), 448.0)
+    return state.to(dtype)
 
 
 @triton.jit
