@@ -19,6 +19,7 @@ from scope.decoding.adaptive import Adaptive
 from scope.decoding.discontinuous import Discontinuous
 from scope.decoding.none import NoEviction
 from scope.decoding.periodic import Periodic
+from scope.decoding.refreshkv import RefreshKV
 from scope.decoding.rpc import RPC
 from scope.decoding.slide import Slide
 from scope.errors import ScopeError
@@ -58,6 +59,7 @@ STRATEGIES: Mapping[str, type[Strategy]] = {
         H2ODecoding,
         StreamingLLMDecoding,
         PyramidInferDecoding,
+        RefreshKV,
     )
 }
 SCORES: Mapping[str, type[Score]] = {

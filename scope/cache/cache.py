@@ -218,7 +218,7 @@ class SlotCache(Cache):
         beside = self.recipe.storage.rounded(schedule.kept)
         newest, protected = schedule.kept - beside + before, schedule.protected - beside
         counts = np.stack([newest, protected, schedule.losses], axis=1)
-        of_rows = [schedule.prompt_lengths + before, self.recipe.strategy.full(schedule.now.step)]
+        of_rows = [schedule.prompt_lengths + before, schedule.full]
         host = torch.from_numpy(np.append(counts, of_rows).astype(np.int32))
         if self._counts is None:
             self._counts = torch.empty_like(host, device=device)
@@ -236,9 +236,19 @@ class SlotCache(Cache):
             layer.counts = StepCounts(
                 self.positions.to(there), newest, protected, leaving, losses[i], layer.used
             )
-            if layer.chosen is not None:
-                layer.full = full.to(there)
+            layer.full = full.to(there)
+            layer.refreshing = layer.working is not None and self.may_be_full
         return self.positions
+
+    @property
+    def may_be_full(self) -> bool:
+        """Whether some row may attend to all that it holds at this step."""
+        return bool(self.schedule.full.any())
+
+    @property
+    def kind(self) -> tuple[bool, bool]:
+        """What this step does beside attending, which its record depends on."""
+        return self.asks, self.may_be_full
 
     # --- one layer of that forward ----------------------------------------------------------------
 
@@ -332,6 +342,9 @@ class SlotCache(Cache):
         if layer.rounded is not None:
             layer.rounded, entries = write_rounded(layer.rounded, storage, row, entries)
         layer.write_prompt(row, entries, draw.to(layer.draw.device), remembered)
+        if layer.working is not None:
+            worth = self.recipe.strategy.rank_prompt(prompt)
+            layer.working.begin(row, worth, entries.positions, prompt.queries[:, -1])
 
     def _entries(self, prompt: Prompt, share: Share) -> Entries:
         length = prompt.length

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
+from scope.cache.working import WorkingSet
 from scope.errors import ScopeError
 from scope.kernels.rounding import stored_as
 from scope.kernels.tensors import FREE, RoundedTensors, SlotTensors, StepCounts
@@ -23,11 +24,12 @@ class SlotLayer(CacheLayerMixin):
         keys, values, positions, ranks, vacant: as in `SlotTensors`.
         state: what score and strategy remember, ``[B, ...]`` float32 each; those named in
             ``per_slot`` are ``[B, H, S, ...]``.
-        chosen: ``[B, H, S]`` bool, what steps attend to that are not full; None where all are.
+        working: what steps attend to that are not full; None where all are.
         rounded: what is held of prompts in few bits, beside the slots; None if nothing is.
         draw: ``[B]`` int64, a 32-bit number that chance makes of each row's prompt.
         counts: of this step.
-        full: ``[B]`` int32, 1 where this step attends to all that is held; 0 where to the chosen.
+        full: ``[B]`` int32, 1 for rows that may attend to all that is held at this step.
+        refreshing: whether some row may, and working sets are chosen after it.
         used: slots from the first on that have ever been taken; the others need not be read.
         initial: what states of a row start with that are not per slot; 0 if it is not there.
     """
@@ -44,6 +46,7 @@ class SlotLayer(CacheLayerMixin):
         self.rounded: RoundedTensors | None = None
         self.initial: Mapping[str, Tensor] = {}
         self.used = 0
+        self.refreshing = False
 
     def allocate(
         self,
@@ -53,7 +56,7 @@ class SlotLayer(CacheLayerMixin):
         query_heads: int,
         slots: int,
         state: Mapping[str, Shape],
-        selects: bool = False,
+        working_set: int | None = None,
     ) -> None:
         """Allocate all slots.
 
@@ -64,7 +67,7 @@ class SlotLayer(CacheLayerMixin):
             query_heads: H_q.
             slots: S.
             state: shapes of each state after the batch's.
-            selects: whether steps attend to chosen slots.
+            working_set: K, slots that steps attend to which are not full; None where all are.
         """
         shape, head_dim = (batch_size, heads, slots), like.shape[-1]
         sizes = {"H": heads, "H_q": query_heads, "S": slots, "D": head_dim, "D/2": head_dim // 2}
@@ -87,7 +90,11 @@ class SlotLayer(CacheLayerMixin):
             if "S" in own and own[:2] != ("H", "S"):
                 raise ScopeError(f"state {name} has shape {own}; one of slots begins with H, S")
         self.per_slot = {name for name, own in state.items() if "S" in own}
-        self.chosen = torch.ones(shape, dtype=torch.bool, device=like.device) if selects else None
+        self.working = (
+            None
+            if working_set is None
+            else WorkingSet.allocate(self.positions, working_set, like.shape[-1])
+        )
         self.used = 0
         self.is_initialized = True
 
@@ -135,19 +142,15 @@ class SlotLayer(CacheLayerMixin):
             state[row] = self.initial.get(name, 0.0)
             if name in remembered:
                 state[row, :, :count] = remembered[name].gather(1, positions.long().clamp(min=0))
-        if self.chosen is not None:
-            self.chosen[row] = True  # until the first full step has chosen
         self.used = max(self.used, count)
 
     def clear_state_of_new(self) -> None:
-        """States of the slot that the new token takes start at 0, and it is attended to."""
+        """States of the slot that the new token takes start at 0."""
         slot = self.vacant[..., None].long()
         for name in self.per_slot:
             state = self.state[name]
             place = slot.view(*slot.shape, *[1] * (state.dim() - slot.dim()))
             state.scatter_(2, place.expand(-1, -1, -1, *state.shape[3:]), 0.0)
-        if self.chosen is not None:
-            self.chosen.scatter_(2, slot, True)
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         raise ScopeError(_NOT_PATCHED)

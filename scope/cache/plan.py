@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig
 from scope.cache.layer import SlotLayer
 from scope.cache.rounded import empty_rounded
 from scope.cache.schedule import Schedule, base_of
+from scope.cache.working import WorkingSet
 from scope.kernels.tensors import RoundedTensors
 from scope.methods.recipe import Recipe
 from scope.methods.strategy import Counts
@@ -81,7 +82,7 @@ class CachePlan:
             part.nbytes
             for layer in self._of_one_row(dtype)
             for part in (*vars(layer).values(), *layer.state.values())
-            if isinstance(part, Tensor | RoundedTensors)
+            if isinstance(part, Tensor | RoundedTensors | WorkingSet)
         )
         # One layer after the other, a step keeps the attention logits of every slot in float32;
         # then come the logits of the vocabulary, as the model gives them and in float32.
@@ -100,10 +101,10 @@ class CachePlan:
         self, layer: SlotLayer, like: Tensor, batch_size: int, heads: int, query_heads: int
     ) -> None:
         """Allocate one layer's slots, and what holds rounded tokens beside them."""
-        selects, storage = self.recipe.strategy.selects, self.recipe.storage
+        working_set, storage = self.recipe.strategy.working_set, self.recipe.storage
         slots, state = self.slots[layer.index], self.recipe.state
         stored = like.new_empty(like.shape[-1], dtype=storage.slot_dtype(like.dtype))
-        layer.allocate(stored, batch_size, heads, query_heads, slots, state, selects)
+        layer.allocate(stored, batch_size, heads, query_heads, slots, state, working_set)
         if storage.rounds:
             rounded = self.rounded[layer.index]
             layer.rounded = empty_rounded(like, batch_size, heads, rounded, storage)

@@ -40,6 +40,7 @@ class Schedule:
         peak: largest length so far, the token being attended included.
         evicted: tokens that left after prefill.
         losses: tokens that leave after this step's attention.
+        full: ``[B]`` whether this step may attend to all that is held.
         selections: steps at which the strategy chose what stays.
     """
 
@@ -51,6 +52,7 @@ class Schedule:
         self.kept = np.zeros(layers_and_rows, np.int64)
         self.peak = np.zeros(layers_and_rows, np.int64)
         self.losses = np.zeros(layers_and_rows, np.int64)
+        self.full = np.zeros(rows, bool)
         self.evicted = np.zeros(layers_and_rows, np.int64)
         self.selections = np.zeros(layers_and_rows, np.int64)
         self.now = Occupancy(
@@ -122,6 +124,7 @@ class Schedule:
             )
         now.lengths -= self.losses
         self.evicted += self.losses
+        self.full = running & self.recipe.strategy.full(now.step)
         self.selections += selects
 
 

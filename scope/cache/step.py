@@ -23,7 +23,8 @@ def decode(
     """Append one token per row, attend to what is seen, then evict what must go.
 
     A score that a kernel knows goes through that kernel at once; any other runs between two, and so
-    does a strategy that selects or rewrites. On a GPU either way is recorded with the step.
+    does a strategy that rewrites, and the choice of working sets. On a GPU either way is recorded
+    with the step.
 
     Args:
         layer: the slots.
@@ -38,8 +39,10 @@ def decode(
     """
     score, strategy = recipe.score, recipe.strategy
     dtype = layer.keys.dtype if recipe.score_dtype == "model" else torch.float32
-    received = Received(score.group_reduction if score else "mean", dtype)
-    looks = strategy.selects or strategy.rewrites
+    received = Received((score or strategy).group_reduction, dtype)
+    looks = strategy.rewrites or layer.refreshing
+    if layer.working is not None:
+        sight = replace(sight, listed=layer.working.listed)
     if isinstance(backend, FusingBackend) and not looks and (score is None or score.kernel):
         ranking = Ranking(
             kernel=score.kernel if score else None,
@@ -56,8 +59,9 @@ def decode(
         queries, keys = (rotated(states, cos, sin) for states in (new.queries, new.keys))
         new = NewTokens(queries, keys, new.values)
     layer.clear_state_of_new()
-    if layer.chosen is not None:
-        sight = replace(sight, shown=layer.chosen | _by_row(layer.full))
+    if layer.working is not None and layer.refreshing:
+        full = layer.working.drift(layer.full, strategy.drifted, new.queries)
+        sight = replace(sight, listed=replace(layer.working.listed, full=full))
     if score is None and not looks:
         output, _ = backend.attend(layer.slots, layer.counts, new, sight)
         backend.evict(layer.slots, layer.counts, None, strategy.recent)
@@ -67,9 +71,8 @@ def decode(
     slots = _slots(layer, new, current, sight)
     if score is not None:
         score.watch(slots)
-    if layer.chosen is not None:
-        chosen = layer.chosen[:, :, : current.shape[-1]]
-        chosen.copy_(strategy.select(slots).where(_by_row(layer.full), chosen))
+    if layer.working is not None and layer.refreshing:
+        layer.working.refresh(full, strategy.rank(slots), slots.ranks, slots.newest)
     worth = None
     if score is not None:
         # Where none may leave any number does: it is a free slot that is looked for.
@@ -106,8 +109,3 @@ def _slots(layer: SlotLayer, new: NewTokens, current: Tensor, sight: Sight) -> S
         scaling=sight.scaling,
         sliding_window=sight.sliding_window,
     )
-
-
-def _by_row(flags: Tensor) -> Tensor:
-    """``[B]`` int32 as ``[B, 1, 1]`` bool."""
-    return flags[:, None, None] != 0

@@ -13,7 +13,7 @@ class Graphed:
     The first call of a kind runs as it is, which compiles its kernels; the second is recorded; from
     then on every such call replays the record, and its result lives until the next call. Where
     recording fails, all calls run as they are, after one warning; running out of memory is left to
-    the caller.
+    the caller. What lies between input and result takes the same memory in all records.
 
     Args:
         function: works on the GPU alone, on the same memory and shapes at every call, and never
@@ -46,8 +46,9 @@ class Graphed:
 
     def _record(self, tensor: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor] | None:
         graph = torch.cuda.CUDAGraph()
+        others = [recorded[0] for recorded in self._recorded.values() if recorded is not None]
         try:
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(graph, pool=others[0].pool() if others else None):
                 output = self._function(tensor)
         except RuntimeError as error:
             # An allocation that fails may break the recording, whose error then hides its own.

@@ -85,7 +85,7 @@ class Session:
         tokens = tokens.to(self.model.device)
         self.cache.begin_forward(len(tokens), 1, None, tokens.device)
         with torch.cuda.device_of(tokens):  # where Triton launches and graphs are recorded
-            return self._fast(tokens, self.cache.asks)
+            return self._fast(tokens, self.cache.kind)
 
     @cached_property
     def _fast(self) -> Graphed | None:

@@ -9,12 +9,14 @@ from torch import Tensor
 from scope.kernels.rounding import restore_keys, restore_values, stored_as
 from scope.kernels.tensors import (
     FREE,
+    Listed,
     NewTokens,
     Received,
     RoundedTensors,
     Sight,
     SlotTensors,
     StepCounts,
+    by_worth_then_newest,
     reduce_group,
 )
 
@@ -34,12 +36,17 @@ def attend(
     sight: Sight,
     received: Received | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Append one token per row and attend to all that is held; see `Backend`."""
+    """Append one token per row and attend to what is seen; see `Backend`."""
+    if sight.listed is not None:
+        _list_new(sight.listed, slots, counts)
     _append(slots, counts, new)
     used = slots.first(counts.used)
+    listed = sight.listed
+    if listed is not None and listed.full is None:
+        used = _taken(used, listed.slots)
     visible = used.positions != FREE
-    if sight.shown is not None:
-        visible &= sight.shown[:, :, : counts.used]
+    if listed is not None and listed.full is not None:
+        visible &= _named(listed.slots, counts.used) | (listed.full[:, None, None] != 0)
     if sight.sliding_window is not None:
         visible &= used.positions > (counts.position - sight.sliding_window)[:, None, None]
     keys, values = (part.to(new.queries.dtype) for part in (used.keys, used.values))
@@ -78,6 +85,35 @@ def _restored(
     return keys, values, visible
 
 
+def _list_new(listed: Listed, slots: SlotTensors, counts: StepCounts) -> None:
+    """Put the new token's slot in its place in the list of a row that is not full."""
+    place = (counts.newest - listed.since - 1).clamp(min=0) % listed.slots.shape[-1]
+    place = place[:, None, None].expand(-1, listed.slots.shape[1], 1).long()
+    slot = slots.vacant[..., None]
+    if listed.full is not None:
+        slot = listed.slots.gather(2, place).where(listed.full[:, None, None] != 0, slot)
+    listed.slots.scatter_(2, place, slot)
+
+
+def _taken(slots: SlotTensors, names: Tensor) -> SlotTensors:
+    """Copies of the slots ``[B, H, K]`` with these names, as slots of their own."""
+    places = names.clamp(min=0).long()
+    wide = places[..., None].expand(-1, -1, -1, slots.keys.shape[-1])
+    return SlotTensors(
+        slots.keys.gather(2, wide),
+        slots.values.gather(2, wide),
+        slots.positions.gather(2, places).masked_fill(names == FREE, FREE),
+        slots.ranks.gather(2, places),
+        slots.vacant,
+    )
+
+
+def _named(names: Tensor, count: int) -> Tensor:
+    """Which of the first slots have these names: ``[B, H, count]``."""
+    flags = names.new_zeros(*names.shape[:2], count + 1, dtype=torch.bool)
+    return flags.scatter_(2, names.long().where(names != FREE, count), True)[..., :count]
+
+
 def _append(slots: SlotTensors, counts: StepCounts, new: NewTokens) -> None:
     slot = slots.vacant[..., None].long()
     place = slot[..., None].expand(-1, -1, -1, slots.keys.shape[-1])
@@ -92,12 +128,16 @@ def _append(slots: SlotTensors, counts: StepCounts, new: NewTokens) -> None:
 
 def evict(slots: SlotTensors, counts: StepCounts, worth: Tensor | None, recent: int) -> None:
     """Free the slots of the least worthy tokens, and choose the next vacant one; see `Backend`."""
-    if worth is not None and counts.most_losses > 0:
+    if worth is None:  # every token's slot is its rank
+        next_rank = (counts.newest + 1).clamp(max=slots.ranks.shape[-1] - 1)
+        slots.vacant.copy_(next_rank[:, None].expand_as(slots.vacant))
+        return
+    if counts.most_losses > 0:
         used = slots.first(counts.used)
         may_go = (used.ranks >= counts.protected[:, None, None]) & (
             used.ranks <= counts.newest[:, None, None] - recent
         )
-        order = _by_worth_then_newest(worth, used.ranks).masked_fill(~may_go, _LAST)
+        order = by_worth_then_newest(worth, used.ranks).masked_fill(~may_go, _LAST)
         victims = order.topk(counts.most_losses, largest=False).indices
         leaves = torch.full_like(victims, FREE, dtype=torch.int32)
         number = torch.arange(counts.most_losses, device=victims.device)
@@ -105,17 +145,6 @@ def evict(slots: SlotTensors, counts: StepCounts, worth: Tensor | None, recent: 
         for entries in (used.positions, used.ranks):
             entries.scatter_(2, victims, leaves.where(due, entries.gather(2, victims)))
     slots.vacant.copy_(slots.positions.argmin(dim=-1))
-
-
-def _by_worth_then_newest(worth: Tensor, ranks: Tensor) -> Tensor:
-    """int64 keys: the lower scored first, and of equals the newest, whatever slots they are in.
-
-    Equals are common: attention to a token underflows to 0. Without a rule a batch would evict
-    others than a row alone. The bits of floats that are not negative are ordered as the floats
-    are; those of negative ones the other way round, so all but their sign are turned.
-    """
-    bits = worth.contiguous().view(torch.int32)
-    return ((bits ^ ((bits >> 31) & 0x7FFFFFFF)).long() << 32) - ranks
 
 
 def column_sums(

@@ -111,18 +111,37 @@ class NewTokens:
 
 
 @dataclass(frozen=True)
+class Listed:
+    """Slots by name, for rows that attend to these alone; nothing else is read.
+
+    The new token takes the place of the first, the next one that of the second, and so on around.
+    Slots are ranks here: no token has left.
+
+    Attributes:
+        slots: ``[B, H, K]`` int32, FREE for none.
+        since: ``[B]`` int32, rank of the newest token when the list was made.
+        full: ``[B]`` int32, 1 for a row that attends to all slots and has its list left alone; None
+            where no row does.
+    """
+
+    slots: Tensor
+    since: Tensor
+    full: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Sight:
     """What a query sees.
 
     Attributes:
         scaling: factor on the query-key products.
         sliding_window: how many tokens back it may look, itself included; None for all.
-        shown: ``[B, H, S]`` bool, slots to attend to, the new token's among them; None for all.
+        listed: the slots to attend to; None for all.
     """
 
     scaling: float
     sliding_window: int | None = None
-    shown: Tensor | None = None
+    listed: Listed | None = None
 
 
 @dataclass(frozen=True)
@@ -171,6 +190,17 @@ def rotated(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     first, second = states.chunk(2, dim=-1)
     turned = torch.cat([-second, first], dim=-1)
     return states * cos + turned * sin
+
+
+def by_worth_then_newest(worth: Tensor, ranks: Tensor) -> Tensor:
+    """int64 keys: the lower scored first, and of equals the newest, whatever slots they are in.
+
+    Equals are common: attention to a token underflows to 0. Without a rule a batch would evict
+    others than a row alone. The bits of floats that are not negative are ordered as the floats
+    are; those of negative ones the other way round, so all but their sign are turned.
+    """
+    bits = worth.contiguous().view(torch.int32)
+    return ((bits ^ ((bits >> 31) & 0x7FFFFFFF)).long() << 32) - ranks
 
 
 def reduce_group(values: Tensor, reduction: GroupReduction) -> Tensor:

@@ -42,6 +42,13 @@ class Recipe:
     frozen_prefix: Literal["prompt", "capacity"] = "prompt"
     storage: Storage = field(default_factory=Storage)
 
+    def __post_init__(self) -> None:
+        if self.score is not None and self.strategy.working_set is not None:
+            raise ScopeError(
+                f"the strategy {self.strategy.name} has a working set and a score by which tokens "
+                "leave; slots are read in part only where all stay"
+            )
+
     @property
     def state(self) -> Mapping[str, Shape]:
         """What score and strategy remember, in sizes that no option names any more.

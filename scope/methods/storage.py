@@ -84,10 +84,11 @@ class Storage:
             )
         if not self.rounds:
             return
-        moves = strategy.unified or strategy.selects or strategy.rewrites
+        in_part = strategy.working_set is not None
+        moves = strategy.unified or in_part or strategy.rewrites
         if moves or frozen_prefix != "prompt":
             raise ScopeError(
-                "prompt_bits needs a prompt pool that never changes, which "
+                "prompt_bits needs a prompt pool that never changes and is read whole, which "
                 f"{strategy.name if moves else 'frozen_prefix capacity'} does not leave; take "
                 "slide, adaptive, discontinuous or None, and fidelity paper"
             )

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scope.errors import ScopeError
+from scope.kernels.tensors import GroupReduction
 from scope.methods.fidelity import Fidelity
 from scope.methods.options import option
+from scope.methods.prompt import Prompt
 from scope.methods.score import Score, Shape, Slots
 
 Counts = NDArray[np.int64]
@@ -57,7 +59,9 @@ class Strategy(ABC):
         unified: whether prompt and decode tokens share one budget.
         score: what tokens compete by, where the user leaves it open; None if none ever leaves.
         takes_score: whether a user may choose another.
-        state: what `select` and `rewrite` remember, as in `Score`.
+        state: what `rank` and `rewrite` remember, as in `Score`.
+        group_reduction: how the attention of the query heads of a group becomes one number, where
+            there is no score to say so.
     """
 
     name: ClassVar[str]
@@ -66,6 +70,7 @@ class Strategy(ABC):
     score: ClassVar[type[Score] | None] = None
     takes_score: ClassVar[bool] = True
     state: ClassVar[Mapping[str, Shape]] = {}
+    group_reduction: ClassVar[GroupReduction] = "mean"
 
     @classmethod
     def under(cls, fidelity: Fidelity) -> type["Strategy"]:
@@ -107,20 +112,49 @@ class Strategy(ABC):
         """``[N, B]`` length that each layer is cut to where it is longer; NEVER if none is due."""
         return np.where(self.due(now.step), now.base + self.pool(now.step), NEVER)
 
+    @property
+    def working_set(self) -> int | None:
+        """K, slots of each head that a step reads, the new token's among them, unless it is full.
+
+        None where all steps are full. From a cache that is read in part nothing may leave.
+        """
+        return None
+
     def full(self, step: Counts) -> NDArray[np.bool_]:
-        """Whether step t attends to all that is held, elementwise; else to what was selected."""
+        """Whether step t may attend to all that is held, elementwise; else to the working set."""
         return np.ones(step.shape, bool)
+
+    @property
+    def full_share(self) -> float:
+        """Most steps of a long generation that are full, as a share."""
+        return 1.0
 
     # --- values, on the device --------------------------------------------------------------------
 
-    def select(self, slots: Slots) -> Tensor:
-        """After a full step: ``[B, H, S]`` bool, what the next steps attend to.
+    def rank_prompt(self, prompt: Prompt) -> Tensor:
+        """What the tokens of a prompt compete for the first working set by: ``[H, L]`` float32."""
+        raise NotImplementedError
 
-        Tokens that come until the next full step are attended to besides, and everything before the
-        first. Called at every step, as a recorded one must be; where it was not full, the answer is
-        dropped.
+    def rank(self, slots: Slots) -> Tensor:
+        """After a full step: what tokens compete for the next working set by, ``[B, H, S]``.
+
+        The K largest win, and of equals the earliest. Each token that comes until the next full
+        step takes the place of the least one. What is ranked of a row whose step was not full is
+        dropped; its attention means nothing.
         """
         raise NotImplementedError
+
+    def drifted(self, query: Tensor, last: Tensor) -> Tensor | None:
+        """Which rows of one layer do take a full step that they may take: ``[B]`` bool.
+
+        Args:
+            query: ``[B, D]`` float32, the new token's, mean over the heads.
+            last: the same of the row's last full step in this layer.
+
+        Returns:
+            None for all.
+        """
+        return None
 
     def rewrite(self, slots: Slots, leaving: Tensor) -> None:
         """Change what stays, in place, by what leaves after this step; maybe nothing does.
@@ -135,11 +169,6 @@ class Strategy(ABC):
     def counts_on(self) -> bool:
         """Whether targets may depend on lengths and clocks; otherwise on steps alone."""
         return type(self).targets is not Strategy.targets
-
-    @property
-    def selects(self) -> bool:
-        """Whether `select` is there to be asked."""
-        return type(self).select is not Strategy.select
 
     @property
     def rewrites(self) -> bool:

@@ -32,16 +32,24 @@ class Entry:
 
 @dataclass(frozen=True)
 class Step:
-    """After one forward: logits of the next token, and positions held, ``[layer][head]``."""
+    """After one forward: logits of the next token, and positions ``[layer][head]``.
+
+    Attributes:
+        logits: of the next token.
+        kept: what is held.
+        working: what RefreshKV reads until it refreshes, the first to be dropped in front.
+    """
 
     logits: Tensor
     kept: list[list[list[int]]]
+    working: list[list[list[int]]]
 
 
 def everything(compression: Compression) -> SimpleNamespace:
     """Its settings, and something for those that it does not read."""
     unread = {"window_size": 8, "max_capacity_prompt": 0, "group_reduction": "mean"}
     unread |= {"decoding_window_size": 2, "decoding_recent_size": 1, "delta": None, "period": 1}
+    unread |= {"working_set": None, "stride": 1, "threshold": None}
     return SimpleNamespace(**(unread | compression.settings()))
 
 
@@ -60,6 +68,7 @@ class SlowReference:
         self.total = total
         self.num_layers = model.config.num_hidden_layers
         self.group = model.config.num_attention_heads // model.config.num_key_value_heads
+        self.refreshes = compression.decoding_metric == "refreshkv"
         self.unified = compression.decoding_metric in ("h2o", "slm", "pyramidinfer")
         self.score = compression.decoding_score
 
@@ -71,6 +80,8 @@ class SlowReference:
         self.cache: list[list[list[Entry]]] = []
         # All queries of the generation, by layer and query head.
         self.queries = [[[] for _ in range(99)] for _ in range(self.num_layers)]
+        self.working: list[list[list[int]]] = []
+        self.last_queries: list[Tensor] = []
         hidden = self.model.model.embed_tokens(torch.tensor([prompt]))
         read = []
         for layer in self.model.model.layers:
@@ -87,6 +98,7 @@ class SlowReference:
                 for head, rows in enumerate(attention)
             ]
             hidden = self._finish(layer, hidden, outputs)
+            self.last_queries.append(mean_of_heads(queries))
             read.append((attention, keys, values))
         if self.settings.method == "ZigZagKV":
             self.zigzag = self._zigzag([attention for attention, _, _ in read])
@@ -97,6 +109,12 @@ class SlowReference:
                     for head in range(len(keys))
                 ]
             )
+            self.working.append([])
+            for head, entries in enumerate(self.cache[-1]):
+                group = attention[head * self.group : (head + 1) * self.group]
+                scores = smooth([max(column) for column in zip(*last_of(group), strict=True)])
+                scored = [(scores[entry.position], entry.position) for entry in entries]
+                self.working[-1].append(self._best_read(scored))
         return self._result(hidden)
 
     @torch.no_grad()
@@ -107,8 +125,14 @@ class SlowReference:
         for layer_idx, layer in enumerate(self.model.model.layers):
             queries, keys, values = self._project(layer, hidden, [position])
             outputs, currents = [], []
+            is_full = self._is_full(layer_idx, queries)
             for head, entries in enumerate(self.cache[layer_idx]):
                 entries.append(Entry(position, keys[head][0], values[head][0], 0.0))
+                working = self.working[layer_idx][head]
+                if not is_full:
+                    del working[: max(len(working) + 1 - self.settings.working_set, 0)]
+                    working.append(position)
+                    entries = [entry for entry in entries if entry.position in working]
                 held = [entry.position for entry in entries]
                 rows = []
                 for number in range(head * self.group, (head + 1) * self.group):
@@ -117,6 +141,10 @@ class SlowReference:
                     row = self._attend(query, [e.key for e in entries], held, position)
                     rows.append(row)
                     outputs.append(weigh(row, [e.value for e in entries])[None])
+                if self.refreshes and is_full:
+                    scores = smooth([max(column) for column in zip(*rows, strict=True)])
+                    best = self._best_read(list(zip(scores, held, strict=True)))
+                    self.working[layer_idx][head] = best
                 current = self._reduce(rows)
                 for entry, share in zip(entries, current, strict=True):
                     entry.received += share
@@ -161,7 +189,8 @@ class SlowReference:
 
     def _result(self, hidden: Tensor) -> Step:
         kept = [[[entry.position for entry in head] for head in layer] for layer in self.cache]
-        return Step(self.model.lm_head(self.model.model.norm(hidden))[0, -1], kept)
+        working = [[list(head) for head in layer] for layer in self.working]
+        return Step(self.model.lm_head(self.model.model.norm(hidden))[0, -1], kept, working)
 
     def _reduce(self, rows: list[list[float]]) -> list[float]:
         if self.settings.group_reduction == "max":
@@ -245,6 +274,25 @@ class SlowReference:
             return [max(near) for near in around]
         return [sum(near) / len(near) for near in around]
 
+    # --- RefreshKV --------------------------------------------------------------------------------
+
+    def _is_full(self, layer_idx: int, queries: list[Tensor]) -> bool:
+        if not self.refreshes:
+            return True
+        if self.step % self.settings.stride:
+            return False
+        query, last = mean_of_heads(queries), self.last_queries[layer_idx]
+        threshold = self.settings.threshold
+        if threshold is not None and query @ last / (query.norm() * last.norm()) > threshold:
+            return False
+        self.last_queries[layer_idx] = query
+        return True
+
+    def _best_read(self, scored: list[tuple[float, int]]) -> list[int]:
+        """The K best scored positions, the worst first; of equal ones the earlier is better."""
+        ranked = sorted(scored, key=lambda pair: (-pair[0], pair[1]))
+        return [position for _, position in ranked[: self.settings.working_set]][::-1]
+
     # --- the generation ---------------------------------------------------------------------------
 
     def _worth(self, layer_idx: int, head: int, current: dict[int, float]) -> dict[int, float]:
@@ -270,7 +318,7 @@ class SlowReference:
         """How many tokens the pool is cut to after this step; None for no selection."""
         window, recent = self.settings.decoding_window_size, self.settings.decoding_recent_size
         match self.settings.decoding_metric:
-            case "None":
+            case "None" | "refreshkv":
                 return None
             case "slide":
                 return window
@@ -309,6 +357,18 @@ def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def weigh(probabilities: list[float], values: list[Tensor]) -> Tensor:
     stacked = torch.stack(values)
     return torch.tensor(probabilities, dtype=stacked.dtype) @ stacked
+
+
+def mean_of_heads(queries: list[Tensor]) -> Tensor:
+    return torch.stack(last_of(queries)).mean(dim=0)
+
+
+def last_of(lists: list) -> list:
+    return [one[-1] for one in lists]
+
+
+def smooth(scores: list[float], reach: int = 3) -> list[float]:
+    return [max(scores[max(i - reach, 0) : i + reach + 1]) for i in range(len(scores))]
 
 
 def column_sums(rows: list[list[float]]) -> list[float]:

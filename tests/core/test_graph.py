@@ -15,7 +15,7 @@ def recorder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     """As torch's, which may raise an error of its own when what it recorded has failed."""
 
     @contextmanager
-    def graph(recorded: object) -> Iterator[None]:
+    def graph(recorded: object, pool: object = None) -> Iterator[None]:
         try:
             yield
         finally:
@@ -62,9 +62,13 @@ def test_every_kind_of_call_has_a_record_of_its_own(monkeypatch: pytest.MonkeyPa
         def replay(self) -> None:
             calls.append(("replayed", *self.kinds))
 
+        def pool(self) -> object:
+            return self.memory
+
     @contextmanager
-    def graph(recorded: Recorded) -> Iterator[None]:
+    def graph(recorded: Recorded, pool: object = None) -> Iterator[None]:
         recording.append(recorded)
+        recorded.memory = pool or object()
         recorded.kinds = [kind]
         yield
 
@@ -76,3 +80,4 @@ def test_every_kind_of_call_has_a_record_of_its_own(monkeypatch: pytest.MonkeyPa
     # Once as it is, once recorded and then replayed.
     first = ["a", "a", ("replayed", "a"), "b", "b", ("replayed", "b")]
     assert calls == [*first, *[("replayed", kind) for kind in "bab"]]
+    assert len({recorded.memory for recorded in recording}) == 1

@@ -106,7 +106,7 @@ def test_physical_length_stays_within_the_budget(trace: Trace) -> None:
     for length, step, before, _ in trace.rows():
         attended = [len(heads[0]) + 1 for heads in before]
         highest = [max(pair) for pair in zip(highest, attended, strict=True)]
-        pool = {"None": step, "periodic": W + P, "rpc": R + step / ONE_IN + P}
+        pool = {"None": step, "refreshkv": step, "periodic": W + P, "rpc": R + step / ONE_IN + P}
         budget = trace.capacity(length) + pool.get(trace.strategy, W + 1)
         if trace.strategy == "discontinuous":
             budget += ZETA
@@ -149,7 +149,14 @@ def test_nothing_leaves_before_the_pool_is_full(trace: Trace) -> None:
         return  # every layer has a budget of its own: test_reference checks it
     for length, step, before, after in trace.rows():
         spare = max(0, trace.capacity(length) - length)  # of a prompt shorter than its budget
-        quiet = {"None": T, "slide": W, "adaptive": R, "discontinuous": R + ZETA, "rpc": P - 1}
+        quiet = {
+            "None": T,
+            "refreshkv": T,
+            "slide": W,
+            "adaptive": R,
+            "discontinuous": R + ZETA,
+            "rpc": P - 1,
+        }
         if step <= quiet.get(trace.strategy, W + spare):
             for old, new in zip(before, after, strict=True):
                 assert all(o < n for o, n in zip(old, new, strict=True))

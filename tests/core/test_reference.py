@@ -17,6 +17,8 @@ SIZES = {
     "decoding_recent_size": 3,
     "period": 4,
     "heads": tiny_heads(),
+    "working_set": 6,
+    "stride": 3,
 }
 
 

@@ -113,6 +113,8 @@ def compression_of(
         "decoding_window_size": pool,
         "decoding_recent_size": recent,
         "heads": tiny_heads(),
+        "working_set": 5,
+        "stride": 3,
     }
     return Compression.from_shared(method, strategy, **(sizes | more))
 

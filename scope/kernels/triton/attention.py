@@ -83,7 +83,7 @@ def attend(
 def evict(slots: SlotTensors, counts: StepCounts, worth: Tensor | None, recent: int) -> None:
     """Free the slots of the least worthy tokens, and choose the next vacant one; see `Backend`."""
     batch, heads, length = slots.positions.shape
-    warps = _plan(slots.keys, block_group=1).finishing_warps
+    warps = _plan(slots.keys, block_group=1, length=length).finishing_warps
     _evict[heads, batch](
         None if worth is None else worth.contiguous(),
         slots.positions,
@@ -129,7 +129,10 @@ def _attend_splits(
     batch, heads, length, head_dim = slots.keys.shape
     group = new.queries.shape[1] // heads
     block_group = triton.next_power_of_2(group)
-    plan = _plan(slots.keys, block_group)
+    listed = sight.listed
+    in_part = listed is not None and listed.full is None
+    names = listed.slots.shape[-1] if listed is not None else 0
+    plan = _plan(slots.keys, block_group, names if in_part else length)
     scored = first_scored is not None
     wide = {"dtype": torch.float32, "device": new.queries.device}
     logits = torch.empty(batch, heads, group, length if scored else 0, **wide)
@@ -138,9 +141,6 @@ def _attend_splits(
     totals = torch.empty_like(maxima)
     cos, sin = new.rotation or (None, None)
     rounded = slots.rounded
-    held = slots.positions
-    if sight.shown is not None:
-        held = held.where(sight.shown, FREE)
     _attend[plan.splits, heads, batch](
         new.queries,
         new.keys,
@@ -149,8 +149,11 @@ def _attend_splits(
         sin,
         slots.keys,
         slots.values,
-        held,
+        slots.positions,
         slots.vacant,
+        listed.slots if listed is not None else None,
+        listed.since if listed is not None else None,
+        listed.full if listed is not None else None,
         counts.newest,
         first_scored if scored else counts.protected,
         counts.position,
@@ -164,6 +167,7 @@ def _attend_splits(
         new.values.stride(0),
         length,
         rounded.positions.shape[2] if rounded else 0,
+        names,
         sight.scaling,
         WINDOW=sight.sliding_window or 0,
         GROUP=group,
@@ -171,6 +175,8 @@ def _attend_splits(
         BLOCK_GROUP=max(16, block_group),
         BLOCK=plan.block,
         SCORED=scored,
+        LISTED=listed is not None,
+        ANY_FULL=not in_part,
         ROTATE=new.rotation is not None,
         KEY_BITS=rounded.key_bits if rounded else 0,
         VALUE_BITS=rounded.value_bits if rounded else 0,
@@ -268,14 +274,14 @@ class _Plan:
     finishing_warps: int
 
 
-def _plan(slots: Tensor, block_group: int) -> _Plan:
-    """For keys ``[B, H, S, D]`` and so many queries per head.
+def _plan(slots: Tensor, block_group: int, length: int) -> _Plan:
+    """For keys ``[B, H, S, D]``, so many queries per head, and most slots that a head reads.
 
     As many programs as run at the same time, without a second wave of a few. Where there are more
     heads than that, larger blocks and smaller second programs keep the waves even. Found on an
     H200, for 8 heads per row of dimension 64 or 128 and 1,281 to 8,193 slots.
     """
-    batch, heads, length, head_dim = slots.shape
+    batch, heads, _, head_dim = slots.shape
     stages, programs = _room(slots, block=32)
     if batch * heads > programs:
         return _Plan(1, block=64, stages=_room(slots, block=64)[0], warps=2, finishing_warps=2)
@@ -316,6 +322,9 @@ def _attend(
     values_ptr,
     positions_ptr,
     vacant_ptr,
+    names_ptr,
+    since_ptr,
+    full_ptr,
     newest_ptr,
     first_scored_ptr,
     position_ptr,
@@ -336,6 +345,7 @@ def _attend(
     new_values_stride,
     slots,
     rounded_slots,
+    names,
     scaling,
     WINDOW: tl.constexpr,
     GROUP: tl.constexpr,
@@ -343,6 +353,8 @@ def _attend(
     BLOCK_GROUP: tl.constexpr,
     BLOCK: tl.constexpr,
     SCORED: tl.constexpr,
+    LISTED: tl.constexpr,
+    ANY_FULL: tl.constexpr,
     ROTATE: tl.constexpr,
     KEY_BITS: tl.constexpr,
     VALUE_BITS: tl.constexpr,
@@ -351,7 +363,9 @@ def _attend(
 ):
     """Attention of one head's query group to one split of its slots, not yet normalised.
 
-    A split also has its part of what is held in few bits beside the slots.
+    Its slots are the first that were ever taken, or with LISTED those with a name, which are then
+    all that is read; ANY_FULL leaves the choice to each row. A split also has its part of what is
+    held in few bits beside the slots.
     """
     split, splits = tl.program_id(0), tl.num_programs(0)
     head, row = tl.program_id(1), tl.program_id(2)
@@ -420,13 +434,28 @@ def _attend(
             )
 
     filled = tl.minimum(newest, slots)
+    if LISTED:
+        names_ptr += pair * names
+        place = tl.maximum(newest - tl.load(since_ptr + row) - 1, 0) % names
+        in_part = place >= 0
+        if ANY_FULL:
+            in_part = tl.load(full_ptr + row) == 0
+        filled = tl.where(in_part, names, filled)
+        # The other splits leave out the name that this one overwrites.
+        if is_first & in_part:
+            tl.store(names_ptr + place, new_slot)
     blocks = tl.cdiv(tl.cdiv(filled, splits), BLOCK)
     start = split * blocks * BLOCK
     end = tl.minimum(start + blocks * BLOCK, filled)
     for first in range(start, end, BLOCK):
         slot = first + tl.arange(0, BLOCK)
-        places = slot.to(tl.int64) * HEAD_DIM
         inside = slot < end
+        if LISTED:
+            named = (slot < tl.where(in_part, end, 0)) & (slot != place)
+            name = tl.load(names_ptr + slot, mask=named, other=_FREE)
+            slot = tl.where(in_part, name, slot)
+            inside &= slot != _FREE
+        places = slot.to(tl.int64) * HEAD_DIM
         held = tl.load(positions_ptr + slot, mask=inside, other=_FREE)
         visible = held != _FREE
         if WINDOW:

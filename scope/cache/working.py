@@ -1,0 +1,93 @@
+"""What most steps of a layer attend to, where a strategy keeps all and reads a part."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from scope.kernels.tensors import FREE, Listed, by_worth_then_newest
+
+Drifted = Callable[[Tensor, Tensor], Tensor | None]
+
+
+@dataclass
+class WorkingSet:
+    """The working sets of one layer's rows, and by what each was chosen.
+
+    Attributes:
+        listed: slots, the least first.
+        query: ``[B, D]`` float32, of a row's last full step, mean over heads.
+        refreshes: ``[B]`` int32, full steps of the row since its prompt.
+    """
+
+    listed: Listed
+    query: Tensor
+    refreshes: Tensor
+
+    @classmethod
+    def allocate(cls, positions: Tensor, size: int, head_dim: int) -> "WorkingSet":
+        """Of K = ``size`` slots, or of all where there are less: positions are ``[B, H, S]``."""
+        batch, heads, slots = positions.shape
+        return cls(
+            Listed(
+                positions.new_full((batch, heads, min(size, slots)), FREE),
+                since=positions.new_zeros(batch),
+            ),
+            query=torch.zeros(batch, head_dim, device=positions.device),
+            refreshes=positions.new_zeros(batch),
+        )
+
+    @property
+    def nbytes(self) -> int:
+        parts = self.listed.slots, self.listed.since, self.query, self.refreshes
+        return sum(part.nbytes for part in parts)
+
+    def begin(self, row: int, worth: Tensor, positions: Tensor, query: Tensor) -> None:
+        """Choose a row's first set of what is held of its prompt.
+
+        Args:
+            row: which.
+            worth: ``[H, L]`` of every token of the prompt.
+            positions: ``[H, P]`` of what is held, FREE for none.
+            query: ``[H_q, D]`` of the last token.
+        """
+        worth = worth.gather(1, positions.long().clamp(min=0))
+        self.listed.slots[row] = _best(worth, positions, self.listed.slots.shape[-1])
+        self.listed.since[row] = positions.shape[-1] - 1
+        self.query[row] = query.float().mean(dim=0)
+        self.refreshes[row] = 0
+
+    def drift(self, may: Tensor, drifted: Drifted, queries: Tensor) -> Tensor:
+        """Which rows take a full step that they may take: ``[B]`` int32.
+
+        Args:
+            may: ``[B]`` int32.
+            drifted: as in `Strategy`.
+            queries: ``[B, H_q, D]`` of the new tokens, after RoPE.
+        """
+        query = queries.float().mean(dim=1)
+        do = drifted(query, self.query)
+        full = may if do is None else may * do
+        self.query.copy_(query.where(full[:, None] != 0, self.query))
+        return full
+
+    def refresh(self, full: Tensor, worth: Tensor, ranks: Tensor, newest: Tensor) -> None:
+        """Choose anew in the rows of a full step, by ``[B, H, n]`` worth."""
+        slots, is_full = self.listed.slots, full != 0
+        best = _best(worth, ranks, slots.shape[-1])
+        slots.copy_(best.where(is_full[:, None, None], slots))
+        self.listed.since.copy_(newest.where(is_full, self.listed.since))
+        self.refreshes.add_(full)
+
+
+def _best(worth: Tensor, ranks: Tensor, size: int) -> Tensor:
+    """The slots of the largest worth, the least first, and of equals the newest; FREE in front."""
+    order = by_worth_then_newest(worth, ranks).masked_fill(ranks == FREE, _NONE)
+    best = order.topk(min(size, order.shape[-1]), dim=-1)
+    slots = best.indices.int().masked_fill(best.values == _NONE, FREE).flip(-1)
+    return functional.pad(slots, (size - slots.shape[-1], 0), value=FREE)
+
+
+_NONE = torch.iinfo(torch.int64).min
