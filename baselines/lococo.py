@@ -9,11 +9,16 @@ from torch import Tensor
 
 from baselines.h2o import H2O
 from baselines.lococo_heads import RECALL, Trained, path_of
+from scope.errors import ScopeError
+from scope.kernels.tensors import Kernel, by_worth_then_newest
 from scope.methods.budget import Share
 from scope.methods.compressor import Compressor
 from scope.methods.fidelity import Fidelity
 from scope.methods.options import option
-from scope.methods.prompt import Entries, Prompt
+from scope.methods.prompt import FREE, Entries, Prompt
+from scope.methods.score import Score, Slots
+from scope.methods.strategy import NEVER, Counts, Occupancy, RecentWindow
+from scope.scores.cumulative import Cumulative
 
 _HEADS = "trained heads: recall, or a safetensors file of scripts/train_lococo.py"
 
@@ -49,7 +54,7 @@ class LoCoCo(Trained, H2O):
         window = min(self.window_size, prompt.length, int(np.min(share)))
         rest, pivots = split(self.score(prompt), share, window, heads.slots)
         least = int(np.min(share)) - window
-        merged = heads.fold(
+        places, keys, values = heads.fold(
             prompt.layer,
             prompt.keys,
             prompt.values,
@@ -58,7 +63,77 @@ class LoCoCo(Trained, H2O):
             order=torch.arange(prompt.length, device=rest.device).expand_as(rest),
             most=prompt.length - window - least + min(heads.slots, least),
         )
-        return replace(prompt, keys=merged[0], values=merged[1]).take(self.keep(prompt, share))
+        merged = replace(
+            prompt,
+            keys=prompt.keys.scatter(1, places, keys),
+            values=prompt.values.scatter(1, places, values),
+        )
+        return merged.take(self.keep(prompt, share))
+
+
+@dataclass(frozen=True)
+class SeldomCumulative(Cumulative):
+    """Attention summed since the token came, looked at where tokens leave."""
+
+    seldom: ClassVar[bool] = True
+    kernel: ClassVar[Kernel | None] = None
+
+    def watch(self, slots: Slots) -> None:
+        slots.state["total"].add_(slots.current)
+
+    def worth(self, slots: Slots) -> Tensor:
+        return slots.state["total"]
+
+
+@dataclass(frozen=True)
+class LoCoCoDecoding(Trained, RecentWindow):
+    """One budget of C + W over prompt and generation: what overflows it is folded in, P at a time.
+
+    The published memory is folded to m entries before a block where it has more than m + 16; here
+    so that it never has more than C + W, m being C + W - P. Of those that are not among the last R,
+    the P lightest leave, mixed into the M next lightest, which stay where they are and keep their
+    score. That is attention summed since a token came, where the published code sums over the last
+    block alone, which while decoding would be one query. With g = 0 this is `h2o`, cut to every P
+    steps.
+    """
+
+    name: ClassVar[str] = "lococo"
+    about: ClassVar[str] = "baseline: one budget C + W, what overflows is mixed in (trained)"
+    unified: ClassVar[bool] = True
+    score: ClassVar[type[Score] | None] = SeldomCumulative
+    takes_score: ClassVar[bool] = False
+
+    period: int = option(16, "P, steps from one eviction to the next")
+    heads: str = option(RECALL, _HEADS)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        path_of(self.heads)
+        if not 1 <= self.period <= self.decoding_window_size:
+            raise ScopeError(
+                f"period is {self.period}; it must be at least 1 and at most decoding_window_size "
+                f"{self.decoding_window_size}"
+            )
+
+    def targets(self, now: Occupancy) -> Counts:
+        budget = now.base + self.decoding_window_size
+        return np.where(now.lengths > budget, budget + 1 - self.period, NEVER)
+
+    def rewrite(self, slots: Slots, leaving: Tensor) -> None:
+        heads = self.heads_for(slots.keys, slots.layer)
+        may_go = (slots.ranks != FREE) & (slots.ranks <= slots.newest[:, None, None] - self.recent)
+        last = torch.iinfo(torch.int64).max
+        order = by_worth_then_newest(slots.state["total"], slots.ranks).masked_fill(~may_go, last)
+        most = min(self.period + heads.slots, order.shape[-1])
+        lightest = order.topk(most, largest=False)
+        folds = leaving.any(dim=-1, keepdim=True)
+        rest = torch.zeros_like(leaving).scatter(2, lightest.indices, lightest.values != last)
+        rest &= folds
+        places, keys, values = heads.fold(
+            slots.layer, slots.keys, slots.values, rest, rest & ~leaving, slots.ranks, most
+        )
+        slots.keys.scatter_(2, places, keys)
+        slots.values.scatter_(2, places, values)
 
 
 def split(scores: Tensor, share: Share, window: int, slots: int) -> tuple[Tensor, Tensor]:

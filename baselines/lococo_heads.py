@@ -142,7 +142,7 @@ class Heads:
         pivots: Tensor,
         order: Tensor,
         most: int,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """`mix` among tokens that lie scattered.
 
         Args:
@@ -154,20 +154,19 @@ class Heads:
             most: of the rest in any row.
 
         Returns:
-            Keys and values, the pivots' changed.
+            ``[..., most, D]`` places along S, to be scattered to, and keys and values there.
         """
         last = torch.iinfo(order.dtype).max
         found = order.masked_fill(~rest, last).topk(most, dim=-1, largest=False)
-        places = found.indices
-        wide = places[..., None].expand(*places.shape, keys.shape[-1])
+        places = found.indices[..., None].expand(*found.indices.shape, keys.shape[-1])
         mixed = self.mix(
             layer,
-            keys.gather(-2, wide),
-            values.gather(-2, wide),
+            keys.gather(-2, places),
+            values.gather(-2, places),
             found.values != last,
-            pivots.gather(-1, places),
+            pivots.gather(-1, found.indices),
         )
-        return keys.scatter(-2, wide, mixed[0]), values.scatter(-2, wide, mixed[1])
+        return places, *mixed
 
 
 class Trained:

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from baselines.allkv import ALLKV
 from baselines.h2o import H2O, H2ODecoding
-from baselines.lococo import LoCoCo
+from baselines.lococo import LoCoCo, LoCoCoDecoding
 from baselines.pyramidinfer import PyramidInfer, PyramidInferDecoding
 from baselines.pyramidkv import PyramidKV
 from baselines.snapkv import SnapKV
@@ -60,6 +60,7 @@ STRATEGIES: Mapping[str, type[Strategy]] = {
         StreamingLLMDecoding,
         PyramidInferDecoding,
         RefreshKV,
+        LoCoCoDecoding,
     )
 }
 SCORES: Mapping[str, type[Score]] = {

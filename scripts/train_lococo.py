@@ -191,7 +191,8 @@ def cut_down(
     rest, pivots = split(received, share, recipe.window, recipe.slots)
     order = torch.arange(length, device=keys.device).expand_as(rest)
     most = length - share + recipe.slots
-    keys, values = heads.fold(layer, keys, values, rest, pivots, order, most)
+    places, *merged = heads.fold(layer, keys, values, rest, pivots, order, most)
+    keys, values = keys.scatter(2, places, merged[0]), values.scatter(2, places, merged[1])
     kept = (rest & ~pivots).sort(dim=-1, stable=True).indices[..., :share]
     wide = kept[..., None].expand(-1, -1, -1, keys.shape[-1])
     return (keys.gather(2, wide), values.gather(2, wide)), received.gather(2, kept)

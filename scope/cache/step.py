@@ -77,10 +77,11 @@ def decode(
     if score is not None:
         # Where none may leave any number does: it is a free slot that is looked for.
         worth = score.worth(slots).float().expand(current.shape) if asks else current
-    if strategy.rewrites:
+    rewrites = strategy.rewrites and asks
+    if rewrites:
         slots = replace(slots, positions=slots.positions.clone(), ranks=slots.ranks.clone())
     backend.evict(layer.slots, layer.counts, worth, strategy.recent)
-    if strategy.rewrites:
+    if rewrites:
         there = layer.positions[:, :, : current.shape[-1]]
         strategy.rewrite(slots, (slots.positions != FREE) & (there == FREE))
     return output

@@ -159,6 +159,8 @@ class Strategy(ABC):
     def rewrite(self, slots: Slots, leaving: Tensor) -> None:
         """Change what stays, in place, by what leaves after this step; maybe nothing does.
 
+        Called at every step; with a `seldom` score, only where something leaves in some row.
+
         Args:
             slots: as they were before anything left.
             leaving: ``[B, H, S]`` bool.

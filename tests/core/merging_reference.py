@@ -27,6 +27,16 @@ def merge_into_lightest(
     fold([tokens[p] for p in rest], [p in pivots for p in rest], settings.heads, layer)
 
 
+def fold_overflow(tokens: list[Any], leaving: int, heads: str, layer: int) -> None:
+    """LoCoCo while decoding: the lightest leave, and are mixed into the next lightest."""
+    merged = len(load_file(heads)["bias"][layer])
+    # Of equals the newest leaves first.
+    lightest = sorted(tokens, key=lambda t: (t.received, -t.position))[: leaving + merged]
+    pivots = {token.position for token in lightest[leaving:]}
+    rest = sorted(lightest, key=lambda t: t.position)
+    fold(rest, [token.position in pivots for token in rest], heads, layer)
+
+
 def fold(rest: list[Token], is_pivot: list[bool], heads: str, layer: int) -> None:
     """The j-th pivot becomes (1 - g) of itself and g of all, weighed by the j-th channel."""
     parts = {name: part[layer].double() for name, part in load_file(heads).items()}

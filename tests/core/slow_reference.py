@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from scope import Compression
-from tests.core.merging_reference import merge_into_lightest
+from tests.core.merging_reference import fold_overflow, merge_into_lightest
 
 NUM_SINKS = 4
 UNIFORM = ("SnapKV", "H2O", "StreamingLLM", "LoCoCo")
@@ -69,7 +69,7 @@ class SlowReference:
         self.num_layers = model.config.num_hidden_layers
         self.group = model.config.num_attention_heads // model.config.num_key_value_heads
         self.refreshes = compression.decoding_metric == "refreshkv"
-        self.unified = compression.decoding_metric in ("h2o", "slm", "pyramidinfer")
+        self.unified = compression.decoding_metric in ("h2o", "slm", "pyramidinfer", "lococo")
         self.score = compression.decoding_score
 
     # --- one forward ------------------------------------------------------------------------------
@@ -303,7 +303,7 @@ class SlowReference:
 
     def _evict(self, layer_idx: int, entries: list[Entry], worth: dict[int, float]) -> list[Entry]:
         frozen = 0 if self.unified else min(self._capacity(layer_idx), self.length)
-        limit = self._limit(layer_idx)
+        limit = self._limit(layer_idx, len(entries))
         pool = entries[frozen:]
         if limit is None or len(pool) <= limit:
             return entries
@@ -311,10 +311,12 @@ class SlowReference:
             return pool[:NUM_SINKS] + pool[len(pool) - (limit - NUM_SINKS) :]
         recent = self.settings.decoding_recent_size
         candidates = [entry.position for entry in pool[:-recent]]
+        if self.settings.decoding_metric == "lococo":
+            fold_overflow(pool[:-recent], len(pool) - limit, self.settings.heads, layer_idx)
         stay = set(best(candidates, worth, limit - recent))
         return entries[:frozen] + [e for e in pool[:-recent] if e.position in stay] + pool[-recent:]
 
-    def _limit(self, layer_idx: int) -> int | None:
+    def _limit(self, layer_idx: int, held: int) -> int | None:
         """How many tokens the pool is cut to after this step; None for no selection."""
         window, recent = self.settings.decoding_window_size, self.settings.decoding_recent_size
         match self.settings.decoding_metric:
@@ -330,6 +332,9 @@ class SlowReference:
             case "periodic":
                 over = self.step - window
                 return window if over > 0 and over % self.settings.period == 0 else None
+            case "lococo":
+                budget = self._capacity(layer_idx) + window
+                return budget + 1 - self.settings.period if held > budget else None
             case "rpc":
                 if self.step % self.settings.period:
                     return None

@@ -43,6 +43,8 @@ def test_cumulative_scores_are_h2os_own() -> None:
         "h2o": "cumulative",
         "slm": "recent",
         "pyramidinfer": "current",
+        "refreshkv": None,
+        "lococo": "cumulative",
     }
     assert score("h2o", fidelity="upstream") == "current"
     assert score("slide", decoding_score="cumulative") == "cumulative"

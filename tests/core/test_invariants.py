@@ -15,7 +15,7 @@ C, W, R, T, P, ONE_IN = 12, 8, 3, 20, 4, 2
 ZETA = (T - R) / (W - R)
 PYRAMIDS = ("PyramidKV", "PyramidInfer", "pyramidinfer")
 UNEVEN = (*PYRAMIDS, "ZigZagKV")
-UNIFIED = ("h2o", "slm", "pyramidinfer")
+UNIFIED = ("h2o", "slm", "pyramidinfer", "lococo")
 
 
 @dataclass

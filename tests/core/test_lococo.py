@@ -26,6 +26,22 @@ def test_without_a_share_of_the_mixture_it_is_h2o(budget: Any) -> None:
         assert all(map(torch.equal, after, expected_after))
 
 
+def test_folding_every_step_without_a_share_of_the_mixture_is_h2o() -> None:
+    heads = tiny_heads(gate=0.0)
+    closed, held = run(
+        Compression("H2O", "lococo", period=1, heads=heads, **PROMPT, **POOL), PROMPTS
+    )
+    h2o, expected = run(Compression("H2O", "h2o", **PROMPT, **POOL), PROMPTS)
+    torch.testing.assert_close(closed, h2o)
+    for after, expected_after in zip(held, expected, strict=True):
+        assert all(map(torch.equal, after, expected_after))
+
+
+def test_more_than_the_window_cannot_be_folded_at_once() -> None:
+    with pytest.raises(ScopeError, match="at most decoding_window_size 6"):
+        Compression("ALLKV", "lococo", period=7, **POOL)
+
+
 def test_merging_changes_the_lightest_and_nothing_else() -> None:
     states = []
     for gate in (0.0, 0.5):

@@ -55,6 +55,7 @@ COMPRESSIONS = {
     "uneven layers": Compression("SnapKV", budget=Uneven, per_head=False, **PROMPT),
     "merged": Compression("SnapKV", Merged, **PROMPT, **POOL),
     "lococo": Compression("LoCoCo", "slide", heads=tiny_heads(), **PROMPT, **POOL),
+    "lococo, folding": Compression("ALLKV", "lococo", period=4, heads=tiny_heads(), **POOL),
     "lococo, uneven": Compression("LoCoCo", budget=Uneven, heads=tiny_heads(), **PROMPT),
 }
 every = pytest.mark.parametrize("name", COMPRESSIONS)

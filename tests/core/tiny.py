@@ -112,6 +112,7 @@ def compression_of(
         "window_size": window,
         "decoding_window_size": pool,
         "decoding_recent_size": recent,
+        "period": 4,
         "heads": tiny_heads(),
         "working_set": 5,
         "stride": 3,
