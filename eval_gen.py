@@ -1,7 +1,7 @@
 """Scores result folders: prints a table, writes results.csv into each folder, and a report.
 
 python eval_gen.py --results_dir results/runs
-python eval_gen.py --results_dir results/runs --baseline results/runs/<folder> --report report
+python eval_gen.py --results_dir results/runs --baseline full --report report
 """
 
 import argparse
@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from scope.errors import ScopeError
-from scope.evaluation.evaluate import evaluate, read_baseline
+from scope.evaluation.evaluate import evaluate, full_caches, read_baseline
 from scope.evaluation.results import find_result_folders
 from scope.evaluation.tables import print_table
 
@@ -22,10 +22,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         folders = find_result_folders(arguments.results_dir)
-        baseline = read_baseline(arguments.baseline) if arguments.baseline else None
-        evaluation = evaluate(
-            tqdm(folders, desc="scoring", unit="folder", leave=False, disable=None), baseline
-        )
+        shown = tqdm(folders, desc="scoring", unit="folder", leave=False, disable=None)
+        if arguments.baseline is None:
+            evaluation = evaluate(shown)
+        elif arguments.baseline == "full":
+            evaluation = evaluate(shown, full_caches(folders))
+        else:
+            evaluation = evaluate(shown, read_baseline(Path(arguments.baseline)))
         if evaluation.rows:
             print_table(evaluation.rows)
         if arguments.report and evaluation.rows:
@@ -53,8 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--baseline",
-        type=Path,
-        help="a result folder over the same data; differences to it are paired by prompt",
+        help="a result folder over the same data, or `full` for the full cache among the results; "
+        "differences to it are paired by prompt",
     )
     parser.add_argument(
         "--report", type=Path, metavar="OUT", help="writes OUT/report.md and OUT/report.html"

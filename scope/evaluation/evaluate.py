@@ -1,6 +1,7 @@
 """From result folders to rows of figures, with everything that went wrong told beside them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,9 @@ from scope.evaluation.results import (
     write_results_csv,
 )
 from scope.evaluation.statistics import Estimate, estimate, paired_difference, ratio
+
+# What a result is compared with, if with anything.
+Baseline = Callable[[DatasetResult], DatasetResult | None]
 
 
 @dataclass(frozen=True)
@@ -93,8 +97,8 @@ class Evaluation:
     warnings: list[str]
 
 
-def read_baseline(path: Path) -> Mapping[str, DatasetResult]:
-    """The data sets of the one result folder at ``path``.
+def read_baseline(path: Path) -> Baseline:
+    """The one result folder at ``path``, for every result on the same data set.
 
     Raises:
         ScopeError: no result folder there, several, or one that cannot be read.
@@ -102,11 +106,44 @@ def read_baseline(path: Path) -> Mapping[str, DatasetResult]:
     folders = find_result_folders(path)
     if len(folders) > 1:
         raise ScopeError(f"--baseline {path} holds {len(folders)} result folders; name one of them")
-    return {dataset: read_dataset(folders[0], dataset) for dataset in folders[0].files}
+    found = {dataset: read_dataset(folders[0], dataset) for dataset in folders[0].files}
+    return lambda result: found.get(result.dataset)
+
+
+def full_caches(folders: Iterable[ResultFolder]) -> Baseline:
+    """The full cache among the folders, of the same model, data set and prompts as a result.
+
+    Where there is one of each fidelity, that of the result's own.
+
+    Raises:
+        ScopeError: there is none.
+    """
+    found = []
+    for folder in folders:
+        for dataset in folder.files:
+            with suppress(ScopeError):  # told when the folder is scored
+                result = read_dataset(folder, dataset)
+                if result.is_full_cache:
+                    found.append(result)
+    if not found:
+        raise ScopeError("--baseline full: no ALLKV+None is among the results; run it, or name one")
+
+    def matching(result: DatasetResult) -> DatasetResult | None:
+        asked = {record.task for record in result.records}
+        candidates = [
+            full
+            for full in found
+            if (full.dataset, full.model) == (result.dataset, result.model)
+            and not asked.isdisjoint(record.task for record in full.records)
+        ]
+        own = [full for full in candidates if full.is_upstream == result.is_upstream]
+        return next(iter(own or candidates), None)
+
+    return matching
 
 
 def evaluate(
-    folders: Iterable[ResultFolder], baseline: Mapping[str, DatasetResult] | None = None
+    folders: Iterable[ResultFolder], baseline: Baseline = lambda result: None
 ) -> Evaluation:
     """Scores the folders and writes each one's results.csv.
 
@@ -121,7 +158,7 @@ def evaluate(
             except ScopeError as error:
                 evaluation.warnings.append(f"not scored: {error}")
                 continue
-            rows.append(_row(result, (baseline or {}).get(dataset), evaluation))
+            rows.append(_row(result, baseline(result), evaluation))
         evaluation.rows.extend(rows)
         if rows:
             _write(folder, rows, evaluation)

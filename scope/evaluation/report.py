@@ -15,6 +15,7 @@ from string import Template
 from scope.errors import ScopeError
 from scope.evaluation import figures
 from scope.evaluation.evaluate import Evaluation, Row
+from scope.evaluation.overview import overviews
 from scope.evaluation.tables import Column, full_columns
 
 _NOT_IN_LINKS = re.compile(r"[^\w.+-]+")
@@ -44,7 +45,7 @@ class _Picture:
 
 @dataclass(frozen=True)
 class _Section:
-    """The rows of one data set, with one number of questions a prompt, and one model."""
+    """A table, and the pictures that go with it."""
 
     title: str
     columns: Sequence[Column]
@@ -72,6 +73,10 @@ def write_report(evaluation: Evaluation, out: Path) -> Path:
 
 
 def _sections(rows: Sequence[Row]) -> Iterator[_Section]:
+    """The published layout first, then each data set on its own."""
+    for overview in overviews(rows):
+        yield _Section(overview.title, overview.columns, [])
+
     def group(row: Row) -> tuple[str, int, str]:
         return row.result.dataset, len(row.score.by_index), row.result.model
 

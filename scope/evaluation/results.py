@@ -76,6 +76,16 @@ class DatasetResult:
         return self.run.label or self._named.get("name") or self._folder.parent.name
 
     @property
+    def is_full_cache(self) -> bool:
+        """Whether nothing was left out, under any fidelity."""
+        return self.name in ("ALLKV+None", "ALLKV+None (upstream)")
+
+    @property
+    def is_upstream(self) -> bool:
+        """Whether the published code was followed in everything."""
+        return self.name.endswith("upstream)")
+
+    @property
     def model(self) -> str:
         return self._named.get("model") or self._folder.name
 

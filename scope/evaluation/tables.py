@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from scope.evaluation.evaluate import Row
 
-_EMPTY = "–"
+EMPTY = "–"
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,11 @@ def full_columns(rows: Sequence[Row]) -> list[Column]:
 def _scores(rows: Sequence[Row]) -> list[Column]:
     return [
         _column("prompts", rows, lambda row: str(len(row.result.records))),
-        _column("upstream", rows, lambda row: str(row.upstream or _EMPTY)),
+        _column("upstream", rows, lambda row: str(row.upstream or EMPTY)),
         _column("indexed", rows, lambda row: str(row.accuracy)),
-        _column("lenient", rows, lambda row: str(row.lenient or _EMPTY)),
+        _column("lenient", rows, lambda row: str(row.lenient or EMPTY)),
         _column("vs baseline", rows, _signed),
-        _column("equal %", rows, lambda row: str(row.equal_tokens or _EMPTY)),
+        _column("equal %", rows, lambda row: str(row.equal_tokens or EMPTY)),
         _column("KL", rows, lambda row: _decimal(row.mean_kl, 3)),
     ]
 
@@ -76,7 +76,7 @@ def _scores(rows: Sequence[Row]) -> list[Column]:
 def _answers(rows: Sequence[Row]) -> list[Column]:
     return [
         _column("answered %", rows, lambda row: _percent(row.score.answered)),
-        _column("right of answered %", rows, lambda row: str(row.right_of_answered or _EMPTY)),
+        _column("right of answered %", rows, lambda row: str(row.right_of_answered or EMPTY)),
         _column("length", rows, _length),
         _column("at limit %", rows, lambda row: _percent(row.score.at_the_limit)),
     ]
@@ -96,28 +96,28 @@ def _column(
 
 
 def _drop_empty(columns: Iterable[Column]) -> list[Column]:
-    return [column for column in columns if any(cell != _EMPTY for cell in column.cells)]
+    return [column for column in columns if any(cell != EMPTY for cell in column.cells)]
 
 
 def _count(value: float | None) -> str:
-    return _EMPTY if value is None else f"{value:.0f}"
+    return EMPTY if value is None else f"{value:.0f}"
 
 
 def _decimal(value: float | None, places: int = 1) -> str:
-    return _EMPTY if value is None else f"{value:.{places}f}"
+    return EMPTY if value is None else f"{value:.{places}f}"
 
 
 def _mebibytes(value: int | None) -> str:
-    return _EMPTY if value is None else f"{value / 2**20:.2f}"
+    return EMPTY if value is None else f"{value / 2**20:.2f}"
 
 
 def _percent(share: float | None) -> str:
-    return _EMPTY if share is None else f"{100 * share:.1f}"
+    return EMPTY if share is None else f"{100 * share:.1f}"
 
 
 def _signed(row: Row) -> str:
     if row.difference is None:
-        return _EMPTY
+        return EMPTY
     text = str(row.difference)
     return text if text.startswith("-") else f"+{text}"
 

@@ -341,6 +341,67 @@ def test_report_holds_every_row_picture_and_problem(
     assert len({line.count("|") for line in table}) == 1
 
 
+def test_the_full_cache_is_found_and_the_published_layout_shown(
+    write: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows are methods, columns data sets by window; each fidelity has a full cache of its own."""
+
+    def run(label: str, folder: str, right: int, dataset: str = "gsm8k", **sizes: int) -> None:
+        config = {"method": folder.partition("+")[0], "decoding_metric": None, **sizes}
+        lines = [record(i, right, index=i) for i in range(2)]
+        if dataset == "csqa":
+            lines = [
+                {**line, "answers": ["A", "B", "A", "B"], "pred": "Answer_2: (A) Answer_3: (B)"}
+                for line in lines
+            ]
+        write(lines, name=folder, dataset=dataset, config=config, label=label)
+
+    run("ALLKV+None", "ALLKV+None", 3)
+    run("ALLKV+None", "ALLKV+None", 3, dataset="csqa")
+    run("ALLKV+None (upstream)", "ALLKV+None_up", 2)
+    run("H2O+slide (current)", "H2O+slide", 1, decoding_window_size=512)
+    run("H2O+slide (current)", "H2O+slide", 1, dataset="csqa", decoding_window_size=512)
+    run("H2O+slide (current)", "H2O+slide_1024", 4, decoding_window_size=1024)
+    run("H2O+slide (current, upstream)", "H2O+slide_up", 1, decoding_window_size=512)
+    out = tmp_path / "report"
+    arguments = ["--results_dir", str(tmp_path), "--baseline", "full", "--report", str(out)]
+    assert eval_gen.main(arguments) == 0
+    capsys.readouterr()
+    _, *tables = (out / "report.md").read_text().split("\n## ")
+    assert [table.partition("\n")[0] for table in tables[:4]] == [
+        f"K 4, tiny: {mark}"
+        for mark in ("indexed", "lenient", "upstream", "indexed, minus the baseline")
+    ]
+
+    def cells(table: str) -> list[list[str]]:
+        lines = [line for line in table.splitlines() if line.startswith("|")]
+        return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+
+    names = ["gsm8k, W 512", "csqa, W 512", "mean, W 512"]
+    names += ["gsm8k, W 1024", "csqa, W 1024", "mean, W 1024"]
+    head, _, *rows = cells(tables[0])
+    assert head == ["method", "C", *names]
+    full, same = "75.00 [75.0, 75.0]", "50.00 [50.0, 50.0]"
+    low, high = "25.00 [25.0, 25.0]", "100.00 [100.0, 100.0]"
+    assert rows == [
+        ["ALLKV+None", "64", full, same, "62.50", full, same, "62.50"],
+        ["ALLKV+None (upstream)", "64", same, "–", "–", same, "–", "–"],
+        ["H2O+slide (current)", "64", low, same, "37.50", high, "–", "–"],
+        ["H2O+slide (current, upstream)", "64", low, "–", "–", "–", "–", "–"],
+    ]
+    minus = {row[0]: row[2] for row in cells(tables[3])[2:]}
+    assert minus["H2O+slide (current)"] == "-50.00 [-50.0, -50.0]"
+    assert minus["H2O+slide (current, upstream)"] == "-25.00 [-25.0, -25.0]"
+
+
+def test_no_full_cache_is_told(
+    write: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write([record(0, 2)])
+    assert eval_gen.main(["--results_dir", str(folder), "--baseline", "full"]) == 2
+    assert "error: --baseline full: no ALLKV+None" in capsys.readouterr().err
+
+
 def test_a_report_is_the_same_every_time(write: Callable[..., Path], tmp_path: Path) -> None:
     folder = write([record(i, i) for i in range(4)])
     for name in ("one", "two"):

@@ -100,3 +100,30 @@ def test_published_grids(name: str, k: int, expected: set[str]) -> None:
     assert windows.count(512) == windows.count(1024) == len(jobs) // 2 - windows.count(None) // 2
     assert all(str(job.folder).startswith("results/runs/") for job in jobs)
     assert len({job.folder for job in jobs}) == len(jobs)
+
+
+def test_the_whole_grid_holds_every_published_table_in_both_fidelities() -> None:
+    folder = ROOT / "scripts" / "scripts_longgenbench"
+
+    def runs(name: str, *options: str) -> list[str]:
+        arguments = ["--config", str(folder / name), "--model_path", "m", *options]
+        return [
+            str((run.K, run.dataset, run.compression.settings()))
+            for run in parse_command(arguments).runs
+        ]
+
+    tables = ("longgenbench_4k.yaml", "longgenbench_8k.yaml", "gsm8k_plug_in.yaml")
+    single = {
+        run
+        for fidelity in ("paper", "upstream")
+        for table in tables
+        for run in runs(table, "--fidelity", fidelity)
+    }
+    whole = set(runs("published_grid.yaml"))
+    assert whole <= single
+    # Table 2's full cache is in table 1.
+    left_out = single - whole
+    assert len(left_out) == 2
+    assert all(
+        "(30, ['gsm8k'], {'method': 'ALLKV', 'decoding_metric': 'None'" in r for r in left_out
+    )
