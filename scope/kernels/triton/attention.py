@@ -181,6 +181,7 @@ def _attend_splits(
         KEY_BITS=rounded.key_bits if rounded else 0,
         VALUE_BITS=rounded.value_bits if rounded else 0,
         ROUNDED_GROUP=rounded.group if rounded else 16,
+        ROUNDED_BLOCK=min(rounded.group, 32) if rounded else 16,
         VALUE_GROUP=min(rounded.group, head_dim) if rounded else head_dim,
         num_warps=plan.warps,
         num_stages=plan.stages,
@@ -359,6 +360,7 @@ def _attend(
     KEY_BITS: tl.constexpr,
     VALUE_BITS: tl.constexpr,
     ROUNDED_GROUP: tl.constexpr,
+    ROUNDED_BLOCK: tl.constexpr,
     VALUE_GROUP: tl.constexpr,
 ):
     """Attention of one head's query group to one split of its slots, not yet normalised.
@@ -407,27 +409,27 @@ def _attend(
             tl.store(logits_ptr + g * slots + new_slot, new_logits, mask=g < GROUP)
 
     if KEY_BITS:
-        groups = tl.load(rounded_count_ptr + row) // ROUNDED_GROUP
-        own = tl.cdiv(groups, splits)
-        token = tl.arange(0, ROUNDED_GROUP)
-        key_bytes: tl.constexpr = HEAD_DIM * KEY_BITS // 8
-        value_bytes: tl.constexpr = HEAD_DIM * VALUE_BITS // 8
-        for group in range(split * own, tl.minimum((split + 1) * own, groups)):
-            first = pair * rounded_slots + group * ROUNDED_GROUP
-            held = tl.load(rounded_positions_ptr + first + token)
+        # Whole groups, of which a block is a part: no block has an end of its own.
+        count = tl.load(rounded_count_ptr + row)
+        blocks = tl.cdiv(tl.cdiv(count, splits), ROUNDED_BLOCK)
+        start = split * blocks * ROUNDED_BLOCK
+        end = tl.minimum(start + blocks * ROUNDED_BLOCK, count)
+        for block in range(start, end, ROUNDED_BLOCK):
+            first = pair * rounded_slots + block
+            token = first + tl.arange(0, ROUNDED_BLOCK)
+            held = tl.load(rounded_positions_ptr + token)
             visible = held != _FREE
             if WINDOW:
                 visible &= held > position - WINDOW
             key = restored_keys(
-                rounded_keys_ptr + first * key_bytes, key_scale_ptr, key_zero_ptr, token, d,
-                first // ROUNDED_GROUP, KEY_BITS, HEAD_DIM,
+                rounded_keys_ptr, key_scale_ptr, key_zero_ptr, token, d, first // ROUNDED_GROUP,
+                KEY_BITS, HEAD_DIM,
             )  # fmt: skip
             logits = tl.dot(query, key.to(query.dtype), input_precision="ieee")
             logits = tl.where(visible[None, :], logits * (scaling * _LOG2_E), float("-inf"))
-            places = first * (HEAD_DIM // VALUE_GROUP)
             value = restored_values(
-                rounded_values_ptr + first * value_bytes, value_scale_ptr + places,
-                value_zero_ptr + places, token, d, VALUE_BITS, VALUE_GROUP, HEAD_DIM,
+                rounded_values_ptr, value_scale_ptr, value_zero_ptr, token, d,
+                VALUE_BITS, VALUE_GROUP, HEAD_DIM,
             )  # fmt: skip
             maximum, total, weighted = _joined(
                 logits, value.to(query.dtype), maximum, total, weighted

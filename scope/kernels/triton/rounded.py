@@ -41,8 +41,14 @@ def _codes(packed_ptr, token, d, BITS: tl.constexpr, HEAD_DIM: tl.constexpr):
     if BITS == 3:
         low = _part(packed_ptr, d, 2, HEAD_DIM)
         high = _part(packed_ptr + HEAD_DIM // 4, d, 1, HEAD_DIM)
-        return (low + 4 * high).to(tl.float32)
-    return _part(packed_ptr, d, BITS, HEAD_DIM).to(tl.float32)
+        return _floats(low + 4 * high)
+    return _floats(_part(packed_ptr, d, BITS, HEAD_DIM))
+
+
+@triton.jit
+def _floats(codes):
+    """As the last bits of 2^23 codes need no conversion, which runs at a quarter of the rate."""
+    return (codes | 0x4B000000).to(tl.float32, bitcast=True) - 8388608.0
 
 
 @triton.jit
