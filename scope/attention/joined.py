@@ -15,17 +15,18 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from scope.attention.tensor_parallel import GatheredLinear, SummedLinear
 from scope.kernels import has_kernels_for
 
-_MODELS = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
+MODELS = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 # RoPE of these kinds depends on positions alone; others look at the longest one, on the host.
 _STATIC_ROPE = ("default", "linear", "llama3", "yarn")
 
 
 def model_obstacle(model: nn.Module) -> str | None:
     """Why a decode step of this model cannot be fused, or None."""
-    if not isinstance(model, _MODELS):
-        known = ", ".join(cls.__name__.removesuffix("ForCausalLM") for cls in _MODELS)
+    if not isinstance(model, MODELS):
+        known = ", ".join(cls.__name__.removesuffix("ForCausalLM") for cls in MODELS)
         return f"the layers of {type(model).__name__} are not those of {known}"
     if len({parameter.device for parameter in model.parameters()}) > 1:
         return "the model is spread over several devices"
@@ -35,7 +36,7 @@ def model_obstacle(model: nn.Module) -> str | None:
         for module, names in ((layer.self_attn, "qkvo"), (layer.mlp, ("gate", "up", "down")))
         for name in (f"{part}_proj" for part in names)
     }
-    if projections != {nn.Linear}:
+    if not projections <= {nn.Linear, SummedLinear, GatheredLinear}:
         return f"its projections are {', '.join(sorted(cls.__name__ for cls in projections))}"
     if model.config.hidden_act != "silu":
         return f"its activation is {model.config.hidden_act}"

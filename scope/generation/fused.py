@@ -6,6 +6,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from scope.attention.joined import are_joined, joined, model_obstacle
+from scope.attention.tensor_parallel import combined
 from scope.cache.cache import SlotCache
 
 
@@ -70,12 +71,12 @@ def fused_step(model: PreTrainedModel, cache: SlotCache, tokens: Tensor) -> Tens
             _sliding_window(attention),
             rotation,
         ).view(len(tokens), -1)
-        branch = linear_in_parts(attended, *joined(attention.o_proj))
+        branch = combined(attention.o_proj, linear_in_parts(attended, *joined(attention.o_proj)))
         normed = add_and_norm(hidden, branch, inner_norm.weight, inner_norm.variance_epsilon)
         inner = gated_linear(normed, *joined(mlp.gate_proj, mlp.up_proj))
-        branch = linear_in_parts(inner, *joined(mlp.down_proj))
+        branch = combined(mlp.down_proj, linear_in_parts(inner, *joined(mlp.down_proj)))
         normed = add_and_norm(hidden, branch, next_norm.weight, next_norm.variance_epsilon)
-    return linear(normed, *joined(model.lm_head))
+    return combined(model.lm_head, linear(normed, *joined(model.lm_head)))
 
 
 def _sliding_window(attention: Any) -> int | None:

@@ -48,7 +48,9 @@ class Graphed:
         graph = torch.cuda.CUDAGraph()
         others = [recorded[0] for recorded in self._recorded.values() if recorded is not None]
         try:
-            with torch.cuda.graph(graph, pool=others[0].pool() if others else None):
+            # Threads of NCCL may ask for events meanwhile, which are not this recording's.
+            pool, mode = others[0].pool() if others else None, "thread_local"
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode=mode):
                 output = self._function(tensor)
         except RuntimeError as error:
             # An allocation that fails may break the recording, whose error then hides its own.

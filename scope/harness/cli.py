@@ -4,6 +4,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import torch.distributed as dist
+
 from scope.errors import ScopeError
 from scope.evaluation.evaluate import evaluate
 from scope.evaluation.results import ResultFolder, find_result_folders
@@ -13,6 +15,7 @@ from scope.harness.data import load_examples
 from scope.harness.jobs import Job, jobs_of
 from scope.harness.models import Models
 from scope.harness.plan import make_plan
+from scope.harness.ranks import check_splittable, own_folder, process_group
 from scope.harness.results import ResultFile
 from scope.harness.run import check_job, run_job
 from scope.harness.signals import exit_code, stopped_by_signals
@@ -23,6 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def work(jobs: list[Job]) -> int:
         command = parse_command(arguments)
+        if command.tensor_parallel and not command.dry_run:
+            with process_group():
+                jobs += checked_jobs(command)
+                return _run_split(jobs)
         jobs += checked_jobs(command)
         return _plan(jobs) if command.dry_run else _run(jobs)
 
@@ -80,6 +87,21 @@ def _run(jobs: list[Job]) -> int:
         names = ", ".join(f"{job.label} on {job.dataset}" for job in failed)
         print(f"error: not finished: {names}", file=sys.stderr)
     return 2 if failed else 0
+
+
+def _run_split(jobs: list[Job]) -> int:
+    """The same with the model split over the processes; what stops one job stops them all."""
+    models = Models(split=True)
+    for job in jobs:
+        check_splittable(job)
+    check_jobs(jobs, models)
+    for job in jobs:
+        with own_folder(job) as own:
+            for warning in run_job(own, models)["warnings"]:
+                print(f"warning: {warning}", file=sys.stderr)
+    if dist.get_rank() == 0:
+        _score(jobs)
+    return 0
 
 
 def check_jobs(jobs: Sequence[Job], models: Models) -> None:

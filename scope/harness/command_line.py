@@ -27,6 +27,7 @@ class Command:
 
     runs: list[RunConfig]
     dry_run: bool
+    tensor_parallel: bool = False
 
 
 def parse_command(arguments: Sequence[str] | None = None) -> Command:
@@ -43,6 +44,7 @@ def parse_command(arguments: Sequence[str] | None = None) -> Command:
     """
     options = vars(_parser().parse_args(arguments))
     dry_run, config_file = options.pop("dry_run"), options.pop("config")
+    tensor_parallel = options.pop("tensor_parallel")
     common = _plainly_named(_read_yaml(config_file)) if config_file else {}
     excluded = Exclusions(common.pop("exclude", []))
     runs = common.pop("runs", None)
@@ -60,7 +62,7 @@ def parse_command(arguments: Sequence[str] | None = None) -> Command:
     if not configs:
         raise ScopeError(f"{config_file}: `exclude` leaves none of the runs")
     _refuse_unread({*common, *options}, configs)
-    return Command(configs, dry_run)
+    return Command(configs, dry_run, tensor_parallel)
 
 
 def _grid(values: Mapping[str, Any], own: Collection[str]) -> list[RunConfig]:
@@ -104,6 +106,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", type=Path, default=None, help="YAML file of these options")
     parser.add_argument(
         "--dry_run", action="store_true", default=False, help="print the plan; load no weights"
+    )
+    parser.add_argument(
+        "--tensor_parallel",
+        action="store_true",
+        default=False,
+        help="split the model over the processes that torchrun --nproc_per_node N has started",
     )
     for option in _own_options():
         kind, many = _kind(option.type)

@@ -3,6 +3,7 @@
 import importlib.util
 import pickle
 from collections.abc import Collection
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from scope.attention.splitting import split_over_ranks
 from scope.attention.support import check_config
 from scope.errors import ScopeError
 from scope.harness.model_files import check_settings, check_weights
@@ -27,9 +29,14 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.j
 
 
 class Models:
-    """What the runs of one command load: each file is read once, and one model held at a time."""
+    """What the runs of one command load: each file is read once, and one model held at a time.
 
-    def __init__(self) -> None:
+    Args:
+        split: hold this process's part of each model; see `split_over_ranks`.
+    """
+
+    def __init__(self, split: bool = False) -> None:
+        self._split = split
         self.config, self.tokenizer = cache(load_config), cache(load_tokenizer)
         self._key: tuple[str, ...] = ()
         self._model: PreTrainedModel | str = ""
@@ -42,7 +49,7 @@ class Models:
         if key != self._key:
             self._key, self._model = key, ""
             try:
-                self._model = load_model(*key, config=self.config(model_path))
+                self._model = load_model(*key, config=self.config(model_path), split=self._split)
             except ScopeError as error:
                 self._model = str(error)
         if isinstance(self._model, str):
@@ -86,6 +93,7 @@ def load_model(
     device: str,
     attn_implementation: str,
     config: PreTrainedConfig | None = None,
+    split: bool = False,
 ) -> PreTrainedModel:
     """The model in evaluation mode.
 
@@ -95,13 +103,14 @@ def load_model(
         device: torch device.
         attn_implementation: ``sdpa``, ``eager`` or ``flash_attention_2``.
         config: the model's, where it has been loaded already.
+        split: leave this process's part of it.
 
     Raises:
         ScopeError: nothing to load there, not a supported model, weights that are not those of the
             configuration, no room for them, or no flash-attn installed.
     """
     check_loadable(model_path, attn_implementation)
-    config = config or load_config(model_path)
+    config = deepcopy(config or load_config(model_path))  # a part of a model changes its own
     try:
         model, found = _load(
             AutoModelForCausalLM,
@@ -113,6 +122,8 @@ def load_model(
             output_loading_info=True,
         )
         _check_tensors(model_path, model, found)
+        if split:
+            split_over_ranks(model)
         return model.to(device).eval()
     except torch.OutOfMemoryError:
         raise ScopeError(

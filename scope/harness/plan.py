@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
+from scope.attention.splitting import allowed_ranks
 from scope.cache.plan import CachePlan
 from scope.compression import Compression
 from scope.harness.jobs import Job
@@ -23,6 +24,7 @@ class Plan:
         full_kv_bytes: the same for a full cache of the longest prompt and T tokens.
         largest_batch: sequences that fit beside the weights in the device's memory; the memory
             that reading a prompt takes is not counted.
+        ranks: GPUs that the model can be split over.
     """
 
     prompt_tokens: tuple[int, int]
@@ -31,6 +33,7 @@ class Plan:
     kv_bytes: int
     full_kv_bytes: int
     largest_batch: int
+    ranks: list[int]
 
     def lines(self, job: Job) -> list[str]:
         """The plan for a reader."""
@@ -47,6 +50,7 @@ class Plan:
             f"cache's {self.full_kv_bytes / gib:.3f} GiB",
             f"  batch        {job.batch_size}; at most {self.largest_batch} sequences fit on "
             f"{job.device} beside the weights",
+            f"  GPUs         with --tensor_parallel {', '.join(map(str, self.ranks))}",
         ]
 
 
@@ -65,6 +69,7 @@ def make_plan(job: Job, config: PreTrainedConfig, prompt_lengths: list[int]) -> 
         kv_bytes=cache.kv_bytes(dtype),
         full_kv_bytes=full.kv_bytes(dtype),
         largest_batch=max(0, room // cache.row_bytes(dtype)),
+        ranks=allowed_ranks(config),
     )
 
 

@@ -48,6 +48,12 @@ def instruction_file(folder: Path) -> Path:
     return path
 
 
+def result_files(folder: Path) -> dict[str, bytes]:
+    """All result files below a folder, by their path in it."""
+    files = [path for path in folder.rglob("*.json") if path.name != "run.json"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
 def read(path: Path) -> list[dict[str, Any]]:
     """The records of a result file or data file."""
     return [json.loads(line) for line in path.read_text().splitlines()]

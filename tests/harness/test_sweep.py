@@ -7,7 +7,7 @@ import pytest
 
 from scope.harness import cli
 from scope.harness.sweep.command import main
-from tests.harness.running import instruction_file, one_error
+from tests.harness.running import instruction_file, one_error, result_files
 
 Sweep = Callable[..., dict[str, bytes]]
 
@@ -22,11 +22,6 @@ batch_size: 2
 device: cpu
 exclude: [SnapKV+adaptive*]
 """
-
-
-def result_files(folder: Path) -> dict[str, bytes]:
-    files = [path for path in folder.rglob("*.json") if path.name != "run.json"]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 @pytest.fixture

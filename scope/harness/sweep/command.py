@@ -6,14 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from scope.errors import ScopeError
 from scope.harness.cli import check_jobs, checked_jobs, exit_code_of, scored
 from scope.harness.command_line import Parser, parse_command
 from scope.harness.jobs import Job
 from scope.harness.models import Models
+from scope.harness.progress import progress
 from scope.harness.sweep.local import ThisProcess, tell
 from scope.harness.sweep.loop import do_units
+from scope.harness.sweep.ray_workers import RayWorkers, cluster, sizes
 from scope.harness.sweep.simulated import shares
 from scope.harness.sweep.unit import Unit, units_of
+from scope.harness.sweep.workers import Event
+from scope.harness.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def work(jobs: list[Job]) -> int:
         own, others = _parser().parse_known_args(arguments)
         models = Models()
-        jobs += checked_jobs(parse_command(["--config", str(own.grid), *others]))
+        command = parse_command(["--config", str(own.grid), *others])
+        if command.tensor_parallel:
+            raise ScopeError(
+                "--tensor_parallel goes with torchrun and run_longgenbench.py --config GRID"
+            )
+        jobs += checked_jobs(command)
+        if own.ray is not None and own.shard is not None:
+            raise ScopeError("--ray and --shard both share the units out; give one of them")
         units = units_of(jobs, models, own.slice)
         if own.dry_run:
             _print_plan(units, own.shard.count if own.shard else own.workers or 1)
@@ -55,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _do(units: list[Unit], own: argparse.Namespace, models: Models) -> list[Unit]:
     """The units that were not finished, of those that are this process's to do."""
+    if own.ray is not None:
+        return _do_on_cluster(units, own)
     if own.shard is None:
         return do_units(units, ThisProcess(models), tell)
     mine = _shares(units, own.shard.count)[own.shard.index]
@@ -62,6 +76,21 @@ def _do(units: list[Unit], own: argparse.Namespace, models: Models) -> list[Unit
     # Whoever ends last finds all slices of a data set, and joins them.
     joins = [unit for unit in units if unit.slices and unit.can_join]
     return unfinished + do_units(joins, ThisProcess(models), tell)
+
+
+def _do_on_cluster(units: list[Unit], own: argparse.Namespace) -> list[Unit]:
+    watch = Watch([unit.job for unit in units if unit.job.rows is None])
+    with cluster(own.ray) as ray:
+        workers = RayWorkers(ray, *sizes(ray, own.workers, own.gpus_per_worker))
+        with progress("all units", watch.total, watch.look().examples) as bar:
+
+            def show(events: list[Event]) -> None:
+                tell(events)
+                standing = watch.look()
+                bar.set_postfix_str(f"{standing.tokens_per_second:.1f} tokens/s", refresh=False)
+                bar.update(standing.examples - bar.n)
+
+            return do_units(units, workers, show)
 
 
 def _shares(units: list[Unit], count: int) -> list[list[Unit]]:
@@ -100,7 +129,24 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--shard", type=_Shard.parse, metavar="i/n", help="do the i-th of n shares, from 0"
     )
-    parser.add_argument("--workers", type=_positive, metavar="N", help="how many workers")
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="share the units out to a Ray cluster: its address, or auto for the one that runs "
+        "here, or else a new one of this machine",
+    )
+    parser.add_argument(
+        "--workers",
+        type=_positive,
+        metavar="N",
+        help="with --ray, how many (default: as many as the GPUs allow, or one a node without)",
+    )
+    parser.add_argument(
+        "--gpus_per_worker",
+        type=float,
+        metavar="G",
+        help="with --ray; a fraction lets several share one (default 1 where there are any)",
+    )
     return parser
 
 
