@@ -15,7 +15,7 @@ def recorder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     """As torch's, which may raise an error of its own when what it recorded has failed."""
 
     @contextmanager
-    def graph(recorded: object, pool: object = None) -> Iterator[None]:
+    def graph(recorded: object, pool: object = None, **mode: object) -> Iterator[None]:
         try:
             yield
         finally:
@@ -66,7 +66,7 @@ def test_every_kind_of_call_has_a_record_of_its_own(monkeypatch: pytest.MonkeyPa
             return self.memory
 
     @contextmanager
-    def graph(recorded: Recorded, pool: object = None) -> Iterator[None]:
+    def graph(recorded: Recorded, pool: object = None, **mode: object) -> Iterator[None]:
         recording.append(recorded)
         recorded.memory = pool or object()
         recorded.kinds = [kind]
