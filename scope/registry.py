@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 from baselines.allkv import ALLKV
 from baselines.h2o import H2O, H2ODecoding
+from baselines.kvmerger import KVMerger
 from baselines.lococo import LoCoCo, LoCoCoDecoding
 from baselines.pyramidinfer import PyramidInfer, PyramidInferDecoding
 from baselines.pyramidkv import PyramidKV
@@ -44,7 +45,17 @@ _Kind = type[Compressor] | type[Budget] | type[Strategy] | type[Score]
 
 COMPRESSORS: Mapping[str, type[Compressor]] = {
     cls.name: cls
-    for cls in (ALLKV, SnapKV, PyramidKV, ZigZagKV, H2O, PyramidInfer, StreamingLLM, LoCoCo)
+    for cls in (
+        ALLKV,
+        SnapKV,
+        PyramidKV,
+        ZigZagKV,
+        H2O,
+        PyramidInfer,
+        StreamingLLM,
+        LoCoCo,
+        KVMerger,
+    )
 }
 BUDGETS: Mapping[str, type[Budget]] = {cls.name: cls for cls in (Whole, Uniform, Pyramid, ZigZag)}
 STRATEGIES: Mapping[str, type[Strategy]] = {

@@ -88,13 +88,27 @@ class ScoredCompressor(Compressor):
 
     def keep(self, prompt: Prompt, share: Share) -> Tensor:
         window_size = min(self.window_size, prompt.length, int(np.min(share)))
-        start = prompt.length - window_size
-        # A stable sort breaks ties by the lower position on every device; topk does not.
-        scores = self.score(prompt)[:, :start]
-        ranked = scores.sort(dim=-1, descending=True, stable=True).indices
-        chosen = ranked[:, : int(np.max(share)) - window_size]
-        if np.ndim(share) and np.min(share) < np.max(share):
-            own = torch.as_tensor(share, device=ranked.device)[:, None] - window_size
-            chosen = chosen.where(torch.arange(chosen.shape[1], device=ranked.device) < own, FREE)
-        window = torch.arange(start, prompt.length, device=ranked.device)
-        return torch.cat([chosen, window.expand(len(ranked), -1)], dim=1)
+        return window_and_best(self.score(prompt), prompt.length, share, window_size)
+
+
+def window_and_best(scores: Tensor, length: int, share: Share, window_size: int) -> Tensor:
+    """Positions of the last tokens and of the best scored others.
+
+    Args:
+        scores: ``[H, L]``, larger is kept; the window's may be missing.
+        length: L.
+        share: how many tokens each head keeps, as for `Compressor.keep`.
+        window_size: how many of these are the last.
+
+    Returns:
+        ``[H, P]``, the best first and the window at the end; FREE where a head has less.
+    """
+    start = length - window_size
+    # A stable sort breaks ties by the lower position on every device; topk does not.
+    ranked = scores[:, :start].sort(dim=-1, descending=True, stable=True).indices
+    chosen = ranked[:, : int(np.max(share)) - window_size]
+    if np.ndim(share) and np.min(share) < np.max(share):
+        own = torch.as_tensor(share, device=ranked.device)[:, None] - window_size
+        chosen = chosen.where(torch.arange(chosen.shape[1], device=ranked.device) < own, FREE)
+    window = torch.arange(start, length, device=ranked.device)
+    return torch.cat([chosen, window.expand(len(ranked), -1)], dim=1)

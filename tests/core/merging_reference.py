@@ -1,6 +1,6 @@
 """Methods that merge tokens, in lists and loops over their papers' equations."""
 
-from math import exp
+from math import exp, hypot
 from typing import Any, Protocol
 
 from safetensors.torch import load_file
@@ -65,3 +65,43 @@ def fold(rest: list[Token], is_pivot: list[bool], heads: str, layer: int) -> Non
         ]
         rest[i].key = rest[i].key.new_tensor(whole[:size])
         rest[i].value = rest[i].value.new_tensor(whole[size:])
+
+
+def merge_similar(
+    tokens: list[Any], scores: list[float], capacity: int, settings: Any
+) -> list[int]:
+    """KVMerger after a prompt: runs become their pivots. Returns what is kept."""
+    count, window = len(tokens), settings.window_size
+    keys = [token.key.tolist() for token in tokens]
+    by_weight = sorted(range(count - window), key=lambda p: (-scores[p], p))
+    heavy = by_weight[: min(int(settings.heavy_share * count), capacity - window)]
+    similar = []
+    for i in range(1, count - window):
+        product = sum(x * y for x, y in zip(keys[i], keys[i - 1], strict=True))
+        cosine = product / (hypot(*keys[i]) * hypot(*keys[i - 1]))
+        if cosine > settings.least_similarity and i not in heavy and i - 1 not in heavy:
+            similar.append((-cosine, i))
+    joins = {i for _, i in sorted(similar)[: count - capacity]}
+    runs: list[list[int]] = []
+    for i in range(count):
+        if i in joins:
+            runs[-1].append(i)
+        else:
+            runs.append([i])
+    pivots = []
+    for run in runs:
+        pivot = min(run, key=lambda p: (-scores[p], p))
+        pivots.append(pivot)
+        weights = []
+        for i in run:
+            square = sum((x - y) ** 2 for x, y in zip(keys[pivot], keys[i], strict=True))
+            weights.append(exp(-square / (2 * settings.sigma**2)))
+        shares = [weight / sum(weights) for weight in weights]
+        merged = [
+            sum(share * state for share, state in zip(shares, states, strict=True))
+            for states in ([tokens[i].key for i in run], [tokens[i].value for i in run])
+        ]
+        tokens[pivot].key, tokens[pivot].value = merged
+    others = [p for p in pivots if p < count - window]
+    best = sorted(others, key=lambda p: (-scores[p], p))[: capacity - window]
+    return sorted(best) + list(range(count - window, count))

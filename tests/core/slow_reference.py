@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from scope import Compression
-from tests.core.merging_reference import fold_overflow, merge_into_lightest
+from tests.core.merging_reference import fold_overflow, merge_into_lightest, merge_similar
 
 NUM_SINKS = 4
-UNIFORM = ("SnapKV", "H2O", "StreamingLLM", "LoCoCo")
+UNIFORM = ("SnapKV", "H2O", "StreamingLLM", "LoCoCo", "KVMerger")
 
 
 @dataclass
@@ -218,7 +218,7 @@ class SlowReference:
         else:
             window = self.settings.window_size
             candidates = list(range(self.length - window))
-            if self.settings.method in ("H2O", "PyramidInfer", "LoCoCo"):
+            if self.settings.method in ("H2O", "PyramidInfer", "LoCoCo", "KVMerger"):
                 scores = everyone
             else:
                 observed = self._reduce([column_sums(rows[-window:]) for rows in group])
@@ -229,6 +229,8 @@ class SlowReference:
         tokens = [Entry(p, k, v, 0.0) for p, (k, v) in enumerate(zip(keys, values, strict=True))]
         if self.length > capacity and self.settings.method == "LoCoCo":
             merge_into_lightest(tokens, kept, everyone, self.settings, layer_idx)
+        if self.length > capacity and self.settings.method == "KVMerger":
+            kept = merge_similar(tokens, everyone, capacity, self.settings)
         entries = [tokens[p] for p in kept]
         for entry in entries:
             entry.received = everyone[entry.position] if goes_on else 0.0

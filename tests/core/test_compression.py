@@ -13,7 +13,7 @@ from tests.core.tiny import PAIRS
 def test_the_original_methods_and_strategies_are_there() -> None:
     assert set(COMPRESSORS) >= {
         "ALLKV", "SnapKV", "PyramidKV", "PyramidInfer", "H2O", "StreamingLLM",
-        "LoCoCo",
+        "LoCoCo", "KVMerger",
     }  # fmt: skip
     assert set(STRATEGIES) >= {
         "None", "slide", "adaptive", "discontinuous", "h2o", "slm", "pyramidinfer",

@@ -56,6 +56,8 @@ COMPRESSIONS = {
     "merged": Compression("SnapKV", Merged, **PROMPT, **POOL),
     "lococo": Compression("LoCoCo", "slide", heads=tiny_heads(), **PROMPT, **POOL),
     "lococo, folding": Compression("ALLKV", "lococo", period=4, heads=tiny_heads(), **POOL),
+    "kvmerger": Compression("KVMerger", "slide", least_similarity=0.0, **PROMPT, **POOL),
+    "kvmerger, uneven": Compression("KVMerger", budget=Uneven, least_similarity=0.0, **PROMPT),
     "lococo, uneven": Compression("LoCoCo", budget=Uneven, heads=tiny_heads(), **PROMPT),
 }
 every = pytest.mark.parametrize("name", COMPRESSIONS)

@@ -17,6 +17,7 @@ SIZES = {
     "decoding_recent_size": 3,
     "period": 4,
     "heads": tiny_heads(),
+    "least_similarity": 0.0,
     "working_set": 6,
     "stride": 3,
 }
