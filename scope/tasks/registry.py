@@ -1,11 +1,13 @@
 """Every data set by its name, in the order in which they are run."""
 
 from scope.errors import ScopeError
+from scope.tasks.aime import AIME24, AIME25
 from scope.tasks.countdown import Countdown
 from scope.tasks.csqa import CSQA
 from scope.tasks.dfs import DepthFirst
 from scope.tasks.gsm8k import GSM8K
 from scope.tasks.ledger import Ledger
+from scope.tasks.math500 import Math500
 from scope.tasks.mmlu import MMLU
 from scope.tasks.notes import Notes
 from scope.tasks.paths import Paths
@@ -18,6 +20,7 @@ TASKS: dict[str, Task] = {
         *(GSM8K(), MMLU(), CSQA()),
         *(Notes(), Ledger(), DepthFirst(), Countdown(), Paths()),
         Recall(),
+        *(AIME24(), AIME25(), Math500()),
     )
 }
 
