@@ -56,7 +56,7 @@ from tests.harness.running import arguments_of, one_error
         ({"data_file": "nowhere.jsonl", "dataset": "gsm8k"}, "data file nowhere.jsonl: No such"),
         (
             {"data_file": "mine.jsonl"},
-            "say with --dataset which of gsm8k, mmlu, csqa, recall it is",
+            "say with --dataset which of gsm8k, mmlu, csqa, notes",
         ),
         ({"model_path": "nowhere/model"}, "--model_path nowhere/model: cannot be loaded"),
         ({"model_path": "nowhere.gguf"}, "--model_path nowhere.gguf: no such file"),
