@@ -5,7 +5,8 @@
 
 Prints a table, and as the last line the same as JSON. The floor of a step is the time that copying
 as many bytes takes as it must read: every weight but the embedding, and every cached key and value,
-once each. Weights of a named shape are random; the tokens mean nothing, the speed is the same.
+once each; of a method that reads a part of its cache at most steps, what it reads on average.
+Weights of a named shape are random; the tokens mean nothing, the speed is the same.
 
 The largest batch is one that lasts to the end of the output. SCOPE's slots are allocated with the
 first prompt, so a few steps tell; transformers' caches begin just short of their last token, and
@@ -30,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 import transformers
+import yaml
 from bench_measure import (
     STEPS_TO_FIT,
     Decoding,
@@ -112,16 +114,29 @@ def _compressions(args: argparse.Namespace) -> dict[str, Compression]:
     compressions = {}
     for method in args.methods:
         if method not in (*PEERS, *_KVPRESS):
-            compressor, strategy, *score = method.split("+")
+            names, *given = method.split(",")
+            compressor, strategy, *score = names.split("+")
+            options = dict(_option(method, text) for text in given)
+            sizes = {
+                "max_capacity_prompt": args.max_capacity_prompt,
+                "decoding_window_size": args.decoding_window_size,
+                "decoding_recent_size": args.decoding_recent_size,
+            }
             compressions[method] = Compression.from_shared(
                 compressor,
                 strategy,
                 decoding_score=_score(*score) if score else None,
-                max_capacity_prompt=args.max_capacity_prompt,
-                decoding_window_size=args.decoding_window_size,
-                decoding_recent_size=args.decoding_recent_size,
+                must_read=options,
+                **(sizes | options),
             )
     return compressions
+
+
+def _option(method: str, text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ScopeError(f"--methods {method}: expected NAME=VALUE after the comma, not {text!r}")
+    return name, yaml.safe_load(value)
 
 
 def _score(name: str) -> str | type[Score]:
@@ -218,7 +233,8 @@ def _ours(
             torch.cuda.synchronize()
         cache, lengths = session.cache, session.cache.schedule.now.lengths
         token_bytes = cache.plan.kv_bytes(model.dtype) // sum(cache.plan.slots)
-        yield lambda: (int(lengths.sum()) * token_bytes, cache.kv_bytes)
+        read = cache.recipe.strategy.read
+        yield lambda: (int(read(lengths).sum()) * token_bytes, cache.kv_bytes)
         while True:
             started = time.perf_counter()
             choice = argmax(session.step(choice))
@@ -243,8 +259,8 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     add_arguments(parser)
     methods = (
-        f"COMPRESSOR+STRATEGY[+SCORE[{_BETWEEN}]], or one of {', '.join((*PEERS, *_KVPRESS))}; "
-        f"{_BETWEEN} runs the score in torch between two kernels"
+        f"COMPRESSOR+STRATEGY[+SCORE[{_BETWEEN}]][,OPTION=VALUE...], or one of "
+        f"{', '.join((*PEERS, *_KVPRESS))}; {_BETWEEN} runs the score in torch between two kernels"
     )
     parser.add_argument("--methods", nargs="+", default=["H2O+slide"], help=methods)
     parser.add_argument("--decoding_recent_size", type=int, default=256)

@@ -103,6 +103,26 @@ def test_a_batch_that_reads_two_prompts_has_all_its_slots(bench: ModuleType, bat
     assert held[False] == batch * (64 + 4) * TOKEN_BYTES
 
 
+def test_the_floor_of_a_cache_read_in_part_is_what_is_read(bench: ModuleType) -> None:
+    methods = ["ALLKV+refreshkv,working_set=100,stride=5", "ALLKV+None"]
+    args = argparse.Namespace(**TINY, model_path=None, largest_batch=False, methods=methods)
+    model, compressions = bench.load_model(args), bench._compressions(args)
+    assert compressions[methods[0]].options["working_set"] == 100
+    read, held = {}, {}
+    for method, compression in compressions.items():
+        decoding = bench._ours(args, model, compression, 2)
+        usage = next(decoding)
+        for _ in range(5):
+            next(decoding)
+        read[method], held[method] = usage()
+    refreshed, full = methods
+    lists = 2 * 2 * 2 * 100 * 4  # rows, layers, heads, slots, int32
+    assert held[refreshed] == held[full] + lists
+    expected = 2 * (100 + (2005 - 100) / 5) * TOKEN_BYTES
+    assert read[refreshed] == pytest.approx(expected, rel=0.01)
+    assert read[full] == 2 * 2005 * TOKEN_BYTES
+
+
 @pytest.mark.parametrize("method", ["transformers-dynamic", "transformers-static-compiled"])
 def test_a_full_cache_ends_where_the_output_does(bench: ModuleType, method: str) -> None:
     args = argparse.Namespace(**TINY, model_path=None, largest_batch=True)
@@ -120,7 +140,7 @@ def test_a_full_cache_ends_where_the_output_does(bench: ModuleType, method: str)
         (["--methods", "kvpress-knorm"], "--methods kvpress-knorm runs in an environment of its"),
         (
             ["--methods", "quest"],
-            "--methods quest: expected COMPRESSOR+STRATEGY[+SCORE[-between]], or one of",
+            "--methods quest: expected COMPRESSOR+STRATEGY[+SCORE[-between]][,OPTION=VALUE...], or",
         ),
         (["--largest_batch"], "--largest_batch and --memory_gb are about a GPU's memory"),
         (["--batches", "1", "0"], "--batches 0: expected at least 1"),
@@ -150,11 +170,19 @@ def test_a_model_that_is_not_there(
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: --model_path no/such: ")
 
 
-def test_an_unknown_method_ends_before_a_model_is_made(
-    bench: ModuleType, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("Quest+slide", "unknown method 'Quest'"),
+        ("ALLKV+refreshkv,stride", "expected NAME=VALUE after the comma, not 'stride'"),
+        ("ALLKV+None,stride=5", "stride is not an option of ALLKV"),
+    ],
+)
+def test_a_method_that_is_none_ends_before_a_model_is_made(
+    bench: ModuleType, monkeypatch: pytest.MonkeyPatch, method: str, message: str
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["", "--shape", "llama-3.1-8b", "--methods", "Quest+slide"])
-    with pytest.raises(bench.ScopeError, match="unknown method 'Quest'"):
+    monkeypatch.setattr(sys, "argv", ["", "--shape", "llama-3.1-8b", "--methods", method])
+    with pytest.raises(bench.ScopeError, match=message):
         bench.main()
 
 

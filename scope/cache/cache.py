@@ -424,3 +424,12 @@ class SlotCache(Cache):
     def kv_bytes(self) -> int:
         """Bytes of all keys and values allocated, free slots included; 0 before a prompt came."""
         return sum(layer.kv_bytes for layer in self.layers if layer.is_initialized)
+
+    @property
+    def full_share(self) -> float:
+        """Share of all steps so far, of every layer and row, that were full; waits for the GPU."""
+        working = [layer.working for layer in self.layers if layer.working is not None]
+        if not working or not self.schedule.row_steps:
+            return self.recipe.strategy.full_share
+        full = sum(int(one.refreshes.sum()) for one in working)
+        return full / (len(working) * self.schedule.row_steps)

@@ -100,8 +100,10 @@ class SlotLayer(CacheLayerMixin):
 
     @property
     def kv_bytes(self) -> int:
-        """Bytes of keys and values, free slots included."""
+        """Bytes of keys and values, free slots included, and of lists of which are to be read."""
         beside = 0 if self.rounded is None else self.rounded.nbytes
+        if self.working is not None:
+            beside += self.working.listed.slots.nbytes
         return self.keys.nbytes + self.values.nbytes + beside
 
     @property

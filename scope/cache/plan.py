@@ -76,6 +76,20 @@ class CachePlan:
         """Bytes of one row's keys and values, free slots included."""
         return sum(layer.kv_bytes for layer in self._of_one_row(dtype))
 
+    def read_bytes(self, dtype: torch.dtype, full_share: float | None = None) -> int:
+        """Bytes of them that a decode step reads, on average, where all slots are taken.
+
+        Args:
+            dtype: of the model.
+            full_share: as in `Strategy.read`.
+        """
+        slots = np.asarray(self.slots)
+        unread = 1 - self.recipe.strategy.read(slots, full_share) / slots
+        layers = zip(unread, self._of_one_row(dtype), strict=True)
+        return round(
+            sum(one.kv_bytes - part * (one.keys.nbytes + one.values.nbytes) for part, one in layers)
+        )
+
     def row_bytes(self, dtype: torch.dtype) -> int:
         """Bytes that each row of a batch takes: its slots, and its part of a decode step."""
         held = sum(

@@ -41,6 +41,7 @@ class Schedule:
         evicted: tokens that left after prefill.
         losses: tokens that leave after this step's attention.
         full: ``[B]`` whether this step may attend to all that is held.
+        row_steps: steps so far, summed over the rows that had a prompt.
         selections: steps at which the strategy chose what stays.
     """
 
@@ -53,6 +54,7 @@ class Schedule:
         self.peak = np.zeros(layers_and_rows, np.int64)
         self.losses = np.zeros(layers_and_rows, np.int64)
         self.full = np.zeros(rows, bool)
+        self.row_steps = 0
         self.evicted = np.zeros(layers_and_rows, np.int64)
         self.selections = np.zeros(layers_and_rows, np.int64)
         self.now = Occupancy(
@@ -108,6 +110,7 @@ class Schedule:
         """Count one more decode step in every row that has a prompt."""
         now, running = self.now, self.prompt_lengths > 0
         now.step += running
+        self.row_steps += int(np.count_nonzero(running))
         now.lengths += running
         np.maximum(self.peak, now.lengths, out=self.peak)
         targets = self.recipe.strategy.targets(now)

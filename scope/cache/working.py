@@ -19,7 +19,7 @@ class WorkingSet:
     Attributes:
         listed: slots, the least first.
         query: ``[B, D]`` float32, of a row's last full step, mean over heads.
-        refreshes: ``[B]`` int32, full steps of the row since its prompt.
+        refreshes: ``[B]`` int64, full steps of the row so far, whatever its prompts.
     """
 
     listed: Listed
@@ -36,7 +36,7 @@ class WorkingSet:
                 since=positions.new_zeros(batch),
             ),
             query=torch.zeros(batch, head_dim, device=positions.device),
-            refreshes=positions.new_zeros(batch),
+            refreshes=positions.new_zeros(batch, dtype=torch.int64),
         )
 
     @property
@@ -57,7 +57,6 @@ class WorkingSet:
         self.listed.slots[row] = _best(worth, positions, self.listed.slots.shape[-1])
         self.listed.since[row] = positions.shape[-1] - 1
         self.query[row] = query.float().mean(dim=0)
-        self.refreshes[row] = 0
 
     def drift(self, may: Tensor, drifted: Drifted, queries: Tensor) -> Tensor:
         """Which rows take a full step that they may take: ``[B]`` int32.

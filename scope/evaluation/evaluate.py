@@ -43,6 +43,11 @@ class Row:
         """Bytes of KV cache per sequence, from run.json."""
         return self.result.run.count("metrics", "kv_bytes_per_sequence")
 
+    @property
+    def read_bytes(self) -> int | None:
+        """Bytes of it that a decode step reads on average, from run.json."""
+        return self.result.run.count("metrics", "kv_bytes_read_per_step")
+
     @cached_property
     def upstream(self) -> Estimate | None:
         """The upstream score with its interval."""

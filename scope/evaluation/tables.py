@@ -85,6 +85,7 @@ def _answers(rows: Sequence[Row]) -> list[Column]:
 def _costs(rows: Sequence[Row]) -> list[Column]:
     return [
         _column("KV MiB", rows, lambda row: _mebibytes(row.kv_bytes)),
+        _column("read MiB", rows, lambda row: _mebibytes(row.read_bytes)),
         _column("tokens/s", rows, lambda row: _decimal(row.tokens_per_second)),
     ]
 

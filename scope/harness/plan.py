@@ -21,6 +21,7 @@ class Plan:
         capacities: prompt tokens that each layer may keep of the longest prompt.
         slots: slots per layer.
         kv_bytes: bytes of keys and values per sequence.
+        read_bytes: of these, bytes that a decode step reads on average once all are held.
         full_kv_bytes: the same for a full cache of the longest prompt and T tokens.
         largest_batch: sequences that fit beside the weights in the device's memory; the memory
             that reading a prompt takes is not counted.
@@ -31,6 +32,7 @@ class Plan:
     capacities: list[int]
     slots: list[int]
     kv_bytes: int
+    read_bytes: int
     full_kv_bytes: int
     largest_batch: int
     ranks: list[int]
@@ -39,6 +41,7 @@ class Plan:
         """The plan for a reader."""
         gib = 2.0**30
         share = self.kv_bytes / self.full_kv_bytes
+        read = self.read_bytes / self.full_kv_bytes
         return [
             f"{job.label} on {job.dataset}: {job.data_file}",
             f"  results      {job.result_file}",
@@ -48,6 +51,8 @@ class Plan:
             f"  slots        per layer and head: {_runs(self.slots)}",
             f"  KV cache     {self.kv_bytes / gib:.3f} GiB per sequence, {share:.0%} of the full "
             f"cache's {self.full_kv_bytes / gib:.3f} GiB",
+            f"  KV read      {self.read_bytes / gib:.3f} GiB per sequence and step, {read:.0%} of "
+            "the full cache's",
             f"  batch        {job.batch_size}; at most {self.largest_batch} sequences fit on "
             f"{job.device} beside the weights",
             f"  GPUs         with --tensor_parallel {', '.join(map(str, self.ranks))}",
@@ -67,6 +72,7 @@ def make_plan(job: Job, config: PreTrainedConfig, prompt_lengths: list[int]) -> 
         capacities=list(cache.capacities),
         slots=list(cache.slots),
         kv_bytes=cache.kv_bytes(dtype),
+        read_bytes=cache.read_bytes(dtype),
         full_kv_bytes=full.kv_bytes(dtype),
         largest_batch=max(0, room // cache.row_bytes(dtype)),
         ranks=allowed_ranks(config),

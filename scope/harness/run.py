@@ -268,7 +268,10 @@ def _generate_all(
         def note(session: Session) -> None:
             start["tokens"], start["seconds"] = watch.tokens, round(watch.seconds, 3)
             start["batch_size"] = metrics["batch_size"] = session.batch_size
-            metrics["kv_bytes_per_sequence"] = session.cache.kv_bytes // session.batch_size
+            cache = session.cache
+            metrics["kv_bytes_per_sequence"] = cache.kv_bytes // session.batch_size
+            read = cache.plan.read_bytes(model.dtype, cache.full_share)
+            metrics["kv_bytes_read_per_step"] = read
             if model.device.type == "cuda":
                 peak = torch.cuda.max_memory_allocated(model.device)
                 metrics["peak_memory_bytes"] = max(peak, metrics.get("peak_memory_bytes", 0))

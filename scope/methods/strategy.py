@@ -129,6 +129,17 @@ class Strategy(ABC):
         """Most steps of a long generation that are full, as a share."""
         return 1.0
 
+    def read(self, held: Counts, full_share: float | None = None) -> NDArray[np.float64]:
+        """Slots that a step reads of so many that are held, on average, elementwise.
+
+        Args:
+            held: slots.
+            full_share: share of steps that are full, if known better than `full_share`.
+        """
+        share = self.full_share if full_share is None else full_share
+        part = held if self.working_set is None else np.minimum(held, self.working_set)
+        return part + share * (held - part)
+
     # --- values, on the device --------------------------------------------------------------------
 
     def rank_prompt(self, prompt: Prompt) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from scope import Compression, ScopeError, patch
 from scope.cache import cache as cache_module
 from scope.cache.layer import SlotLayer
+from scope.cache.plan import CachePlan
 from scope.generation.session import Session
 from tests.core.slow_reference import SlowReference
 from tests.core.test_open_house import PROMPTS, STEPS, run
@@ -162,6 +163,32 @@ def test_a_step_is_recorded_for_each_kind(monkeypatch: pytest.MonkeyPatch) -> No
     due = [step for step, kind in enumerate(kinds, start=1) if kind]
     assert due == [4, 8, 12]
     assert all(b - a == 4 for a, b in pairwise(due))
+
+
+@pytest.mark.parametrize("threshold", [None, -1])
+def test_bytes_held_and_bytes_read(threshold: float | None) -> None:
+    model = tiny_model("gqa").to(DEVICE)
+    compression = refreshkv(working_set=8, stride=3, threshold=threshold)
+    token, layers, heads, slots = 2 * 16 * 4, 3, 2, len(PROMPTS[0]) + STEPS
+    plan = CachePlan.make(model.config, compression.recipe(STEPS), STEPS, [len(PROMPTS[0])])
+    lists = layers * heads * 8 * 4
+    held = layers * heads * slots * token + lists
+    assert plan.kv_bytes(torch.float32) == held
+    on_average = layers * heads * (8 + (slots - 8) / 3) * token + lists
+    assert plan.read_bytes(torch.float32) == round(on_average)
+    full = Compression("ALLKV").recipe(STEPS)
+    full_plan = CachePlan.make(model.config, full, STEPS, [len(PROMPTS[0])])
+    assert full_plan.read_bytes(torch.float32) == full_plan.kv_bytes(torch.float32) == held - lists
+    with patch(model):
+        session = Session(model, compression, PROMPTS, STEPS)
+        session.prefill()
+        for step in range(STEPS):
+            session.step(torch.full((3,), step))
+    cache = session.cache
+    assert cache.kv_bytes == 3 * held
+    assert cache.full_share == (0 if threshold == -1 else (STEPS // 3) / STEPS)
+    nothing_full = layers * heads * 8 * token + lists
+    assert plan.read_bytes(torch.float32, 0.0) == nothing_full
 
 
 @pytest.mark.parametrize(

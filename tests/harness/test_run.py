@@ -37,6 +37,7 @@ def test_records_and_run_file(run: Run, data_file: Path) -> None:
     assert described["config"]["decoding_metric"] == "slide"
     assert described["config"]["fidelity"]["causal_prefill_scores"] is True
     # Slots x layers x KV heads x head size x (K and V) x float32.
+    assert described["metrics"]["kv_bytes_read_per_step"] == (24 + 12 + 1) * 2 * 2 * 8 * 2 * 4
     assert described["metrics"]["kv_bytes_per_sequence"] == (24 + 12 + 1) * 2 * 2 * 8 * 2 * 4
     assert described["data"]["rows"] == [0, 1, 2, 3, 4]
     assert described["warnings"] == []
