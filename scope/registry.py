@@ -33,12 +33,14 @@ from scope.methods.storage import Storage
 from scope.methods.strategy import Strategy
 from scope.scores.cumulative import Cumulative
 from scope.scores.current import Current
+from scope.scores.expected import Expected
 from scope.scores.morphkv import MorphKV
 from scope.scores.random import Random
 from scope.scores.recent import Recent
 from scope.scores.rkv import RKV
 from scope.scores.rpc import RPCScore
 from scope.scores.snapkv_decode import SnapKVDecode
+from scope.scores.triattention import TriAttention
 
 _Method = TypeVar("_Method")
 _Kind = type[Compressor] | type[Budget] | type[Strategy] | type[Score]
@@ -76,7 +78,18 @@ STRATEGIES: Mapping[str, type[Strategy]] = {
 }
 SCORES: Mapping[str, type[Score]] = {
     cls.name: cls
-    for cls in (Current, Cumulative, SnapKVDecode, MorphKV, RKV, RPCScore, Recent, Random)
+    for cls in (
+        Current,
+        Cumulative,
+        SnapKVDecode,
+        MorphKV,
+        RKV,
+        RPCScore,
+        Expected,
+        TriAttention,
+        Recent,
+        Random,
+    )
 }
 
 

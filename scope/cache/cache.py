@@ -280,9 +280,6 @@ class SlotCache(Cache):
         if not layer.is_initialized:
             rows = self.schedule.now.step.size
             self.plan.allocate(layer, keys, rows, keys.shape[1], queries.shape[1])
-            if self.recipe.score is not None:
-                starts = self.recipe.score.initial(self.config.get_text_config(), layer_idx)
-                layer.initial = {name: start.to(keys.device) for name, start in starts.items()}
             self.backend = backend_for(keys)
         last = layer_idx == len(self.layers) - 1
         for i, row in enumerate(self._admitted):

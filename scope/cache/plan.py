@@ -1,7 +1,7 @@
 """What a cache will take, known from lengths alone: made once, and asked by whoever must know."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ class CachePlan:
         query_heads: of the model.
         head_dim: D.
         vocabulary: of the model.
+        initial: per layer, what states of a score start with that are not per slot.
     """
 
     recipe: Recipe
@@ -42,6 +43,7 @@ class CachePlan:
     query_heads: int
     head_dim: int
     vocabulary: int
+    initial: tuple[Mapping[str, Tensor], ...] = field(repr=False, compare=False)
 
     @classmethod
     def make(
@@ -70,6 +72,10 @@ class CachePlan:
             query_heads=query_heads,
             head_dim=head_dim,
             vocabulary=config.vocab_size,
+            initial=tuple(
+                recipe.score.initial(config, layer) if recipe.score else {}
+                for layer in range(layers)
+            ),
         )
 
     def kv_bytes(self, dtype: torch.dtype) -> int:
@@ -119,6 +125,9 @@ class CachePlan:
         slots, state = self.slots[layer.index], self.recipe.state
         stored = like.new_empty(like.shape[-1], dtype=storage.slot_dtype(like.dtype))
         layer.allocate(stored, batch_size, heads, query_heads, slots, state, working_set)
+        layer.initial = {
+            name: start.to(like.device) for name, start in self.initial[layer.index].items()
+        }
         if storage.rounds:
             rounded = self.rounded[layer.index]
             layer.rounded = empty_rounded(like, batch_size, heads, rounded, storage)

@@ -1,7 +1,10 @@
 """What scores that look through the last queries mean, in loops over positions of one sequence."""
 
-from math import exp, hypot, inf
+from cmath import phase
+from math import cos, exp, hypot, inf
 
+import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.core.slow_reference import Entry, SlowReference
@@ -11,14 +14,14 @@ class PeriodicReference(SlowReference):
     """Asks where the strategy cuts, and nowhere else."""
 
     def _worth(self, layer_idx: int, head: int, current: dict[int, float]) -> dict[int, float]:
-        if self._limit(layer_idx) is None:
+        if self._limit(layer_idx, len(current)) is None:
             return {}
-        last = self.settings.last_queries
         entries = self.cache[layer_idx][head]
-        position = entries[-1].position
         scores = getattr(self, f"_{self.score}")(layer_idx, head, entries)
+        if self.score in ("expected", "triattention"):
+            return scores
         return {
-            e.position: inf if e.position > position - last else scores.get(e.position, 0.0)
+            e.position: scores.get(e.position, 0.0) if self._is_old(e.position) else inf
             for e in entries
         }
 
@@ -68,6 +71,59 @@ class PeriodicReference(SlowReference):
         mean = {p: sum(of[p] for of in everywhere) / len(everywhere) for p in everywhere[0]}
         return near(mean, lambda around: sum(around) / 7)
 
+    def _expected(self, layer: int, head: int, entries: list[Entry]) -> dict[int, float]:
+        now, ahead = self.length + self.step - 1, self.settings.foreseen
+        size = len(entries[0].key)
+        turns = [self._rotation(now + n) for n in range(1, ahead + 1)]
+        mean_turn = sum(turns) / ahead
+        received = dict.fromkeys((e.position for e in entries), 0.0)
+        for number in range(head * self.group, (head + 1) * self.group):
+            queries = self.queries[layer][number]
+            steps = range(len(queries))[-self.settings.last_queries :]
+            plain = [self._rotation(self.length + s).T @ queries[s] for s in steps]
+            mean = sum(plain) / len(plain)
+            covariance = sum(torch.outer(q - mean, q - mean) for q in plain) / len(plain)
+            mean, covariance = mean_turn @ mean, mean_turn @ covariance @ mean_turn.T
+            logits = {
+                e.position: float(e.key @ mean) / size**0.5
+                + float(e.key @ covariance @ e.key) / (2 * size)
+                for e in entries
+            }
+            total = sum(map(exp, logits.values()))
+            for p, logit in logits.items():
+                received[p] += exp(logit) / total / self.group
+        return {e.position: received[e.position] * hypot(*e.value.tolist()) for e in entries}
+
+    def _triattention(self, layer: int, head: int, entries: list[Entry]) -> dict[int, float]:
+        file = load_file(self.settings.calibration)
+        paces = self.model.model.rotary_emb.inv_freq.tolist()
+        now = self.length + self.step - 1
+        highest = dict.fromkeys((e.position for e in entries), -inf)
+        for number in range(head * self.group, (head + 1) * self.group):
+            query = pairs(file[f"mean_query.{layer}"][number])
+            spread = file[f"spread.{layer}"][number].tolist()
+            scores = {}
+            for e in entries:
+                key = pairs(self._rotation(e.position).T @ e.key)
+                score = 0.0
+                for q, k, wide, pace in zip(query, key, spread, paces, strict=True):
+                    phi = phase(q * k.conjugate())
+                    angles = [pace * (now + 2**i - e.position) + phi for i in range(17)]
+                    score += abs(q) * abs(k) * sum(map(cos, angles)) / 17 + wide * abs(k)
+                scores[e.position] = score
+            may = [s for p, s in scores.items() if self.unified or p >= self.length]
+            mean = sum(may) / len(may)
+            deviation = (sum((s - mean) ** 2 for s in may) / len(may)) ** 0.5
+            for p, score in scores.items():
+                highest[p] = max(highest[p], (score - mean) / max(deviation, 1e-6))
+        return highest
+
+    def _rotation(self, position: int) -> Tensor:
+        """RoPE as a matrix ``[D, D]``."""
+        angles = self.model.model.rotary_emb.inv_freq.double() * position
+        cos, sin = angles.cos().diag(), angles.sin().diag()
+        return torch.cat([torch.cat([cos, -sin], dim=1), torch.cat([sin, cos], dim=1)])
+
     # --- what they have in common -----------------------------------------------------------------
 
     def _is_old(self, position: int) -> bool:
@@ -114,6 +170,11 @@ def near(scores: dict[int, float], reduce: object) -> dict[int, float]:
     return {
         p: reduce([scores[q] for q in order[max(i - 3, 0) : i + 4]]) for i, p in enumerate(order)
     }
+
+
+def pairs(state: Tensor) -> list[complex]:
+    first, second = state.double().chunk(2)
+    return [complex(x, y) for x, y in zip(first.tolist(), second.tolist(), strict=True)]
 
 
 def cosine(a: list[float], b: list[float]) -> float:

@@ -42,6 +42,9 @@ COMPRESSIONS = {
     ),
     "R-KV": Compression("ALLKV", "periodic", decoding_score="rkv", period=3, **POOL),
     "R-KV, unified": Compression("SnapKV", "h2o", decoding_score="rkv", **PROMPT, **POOL),
+    "expected": Compression(
+        "SnapKV", "periodic", decoding_score="expected", last_queries=4, period=3, **PROMPT, **POOL
+    ),
     "RPC": Compression("ALLKV", "rpc", period=5, keep_one_in=3, decoding_recent_size=2),
     "redundancy": Compression("ALLKV", "adaptive", decoding_score=Redundancy, **POOL),
     "refreshed": Compression("ALLKV", "refreshkv", working_set=8, stride=4),

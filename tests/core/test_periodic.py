@@ -1,16 +1,26 @@
 """Eviction in bursts, and the scores that are asked for nothing else."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from scope import Compression, ScopeError, patch
+from scope.cache.plan import CachePlan
 from scope.generation.session import Session
 from scope.methods.api import Slots
+from scope.methods.rope import frequencies
+from scope.plots.example import RECALL_MODEL
+from scope.recall.build import main as build_main
 from scope.scores import rkv
 from scope.scores.snapkv_decode import SnapKVDecode
+from scripts.calibrate_triattention import calibrate
+from scripts.calibrate_triattention import main as calibrate_main
 from tests.core import test_reference
 from tests.core.periodic_reference import PeriodicReference
 from tests.core.test_open_house import PROMPTS, run
@@ -22,13 +32,27 @@ SCORES = {
     "morphkv": {"last_queries": 3, "fusion": "max"},
     "rkv": {"last_queries": 3, "attention_weight": 0.5},
     "rpc": {"last_queries": 3},
+    "expected": {"last_queries": 5, "foreseen": 9},
+    "triattention": {},
 }
 every_score = pytest.mark.parametrize("score", SCORES)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def calibration(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Of the tiny models, made up."""
+    random, file = torch.Generator().manual_seed(0), tmp_path_factory.mktemp("made") / "up"
+    means = {f"mean_query.{n}": torch.randn(4, 16, generator=random) for n in range(3)}
+    means |= {f"spread.{n}": torch.rand(4, 8, generator=random) for n in range(3)}
+    save_file(means, file)
+    SCORES["triattention"]["calibration"] = str(file)
+    return str(file)
+
+
 @every_score
-@pytest.mark.parametrize("strategy", ["periodic", "slide", "h2o"])
-@pytest.mark.parametrize("model_name", ["gqa", "mistral"])
+@pytest.mark.parametrize(
+    ("model_name", "strategy"), [("gqa", "periodic"), ("gqa", "h2o"), ("mistral", "slide")]
+)
 def test_kept_sets_are_those_of_plain_loops(
     model_name: str, strategy: str, score: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,3 +173,98 @@ def test_impossible_settings_are_refused(options: dict, words: str) -> None:
 def test_rpc_refuses_no_period() -> None:
     with pytest.raises(ScopeError, match="keep_one_in is 0"):
         Compression("ALLKV", "rpc", keep_one_in=0)
+
+
+# --- scores that foresee positions ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["gqa", "mistral", "qwen2", "qwen3", "phi3", "gemma3", "mixtral", "olmo2", "granite"]
+)
+def test_frequencies_are_the_models(name: str) -> None:
+    model = tiny_model(name)
+    config, rotary = model.config.get_text_config(), model.model.rotary_emb
+    for layer in range(config.num_hidden_layers):
+        own = "inv_freq" if hasattr(rotary, "inv_freq") else f"{config.layer_types[layer]}_inv_freq"
+        torch.testing.assert_close(frequencies(config, layer), getattr(rotary, own))
+
+
+@pytest.mark.parametrize(
+    "scaled",
+    [
+        {"rope_type": "linear", "factor": 3.0},
+        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64},
+        {
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        },
+    ],
+    ids=lambda scaled: scaled["rope_type"],
+)
+def test_frequencies_of_stretched_models(scaled: dict) -> None:
+    config = LlamaConfig(head_dim=16, rope_parameters={"rope_theta": 5e5, **scaled})
+    expected = LlamaRotaryEmbedding(config).inv_freq
+    torch.testing.assert_close(frequencies(config, 0), expected)
+
+
+def test_layers_without_rope_do_not_turn() -> None:
+    config = tiny_model("smollm3").config
+    assert [bool(frequencies(config, layer).any()) for layer in range(3)] == [True, False, True]
+
+
+def test_rope_that_is_not_known_is_refused() -> None:
+    with pytest.raises(ScopeError, match=r"RoPE of glm4 \(default, 0.5 of a head\)"):
+        frequencies(tiny_model("glm4").config, 0)
+
+
+def test_calibration_is_the_mean_of_what_the_projections_give() -> None:
+    model, texts = tiny_model("gqa"), [prompt[:9] for prompt in PROMPTS[:2]]
+    found = calibrate(model, texts)
+    hidden = [model.model.embed_tokens(torch.tensor(text)) for text in texts]
+    layer = model.model.layers[0]
+    queries = [layer.self_attn.q_proj(layer.input_layernorm(h)).view(-1, 4, 16) for h in hidden]
+    mean = torch.cat(queries).mean(dim=0)
+    torch.testing.assert_close(found["mean_query.0"], mean)
+    lengths = torch.cat(queries).view(-1, 4, 2, 8).norm(dim=2).mean(dim=0)
+    torch.testing.assert_close(found["spread.0"], lengths - mean.view(4, 2, 8).norm(dim=1))
+    assert sorted(found) == sorted(f"{name}.{n}" for n in range(3) for name in SHAPES)
+
+
+SHAPES = ("mean_query", "spread")
+
+
+def test_a_missing_or_foreign_calibration_is_told(calibration: str, tmp_path: Path) -> None:
+    def check(file: str | None, words: str) -> None:
+        compression = Compression(
+            "ALLKV", "periodic", decoding_score="triattention", calibration=file
+        )
+        with pytest.raises(ScopeError, match=words):
+            CachePlan.make(tiny_model("gqa").config, compression.recipe(9), 9, [9])
+
+    check(None, "needs a file of this model: .*calibrate_triattention")
+    check(str(tmp_path / "nothing"), "where there is none")
+    foreign = tmp_path / "foreign"
+    save_file(
+        {name: part[..., :2].contiguous() for name, part in load_file(calibration).items()}, foreign
+    )
+    check(str(foreign), r"of another model: mean_query of layer 0 has shape \(4, 2\)")
+    save_file({"mean_query.0": torch.zeros(4, 16)}, foreign)
+    check(str(foreign), "no calibration of layer 0")
+    foreign.write_text("no tensors")
+    check(str(foreign), "no calibration of layer 0")
+
+
+def test_the_script_writes_what_the_score_reads(tmp_path: Path) -> None:
+    data, out = tmp_path / "prompts.jsonl", tmp_path / "folder" / "recall.safetensors"
+    build_main(["--K", "4", "--seed", "5", "--num_prompts", "1", "--out", str(data)])
+    model = str(RECALL_MODEL)
+    arguments = ["--model_path", model, "--data_file", str(data), "--out", str(out)]
+    assert calibrate_main([*arguments, "--max_new_tokens", "3"]) == 0
+    compression = Compression(
+        "ALLKV", "periodic", decoding_score="triattention", calibration=str(out)
+    )
+    CachePlan.make(LlamaConfig.from_pretrained(model), compression.recipe(9), 9, [9])
+    assert calibrate_main([*arguments[:3], str(tmp_path / "none"), *arguments[4:]]) == 2

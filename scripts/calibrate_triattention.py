@@ -1,0 +1,120 @@
+"""Measures the mean query of every head of a model, for the decoding score `triattention`.
+
+    python -m scripts.calibrate_triattention --model_path scope/recall/model \\
+        --data_file prompts.jsonl --max_new_tokens 352 --out calibration.safetensors
+
+The model answers the prompts with the full cache; the queries of prompts and answers are averaged
+before RoPE. Take other prompts than those that a method is measured on. The file has, for a layer
+n, ``mean_query.n`` ``[H_q, D]``, E q, and ``spread.n`` ``[H_q, D/2]``, E |q_f| - |E q_f|.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from scope import Compression, patch
+from scope.budgets.whole import Whole
+from scope.errors import ScopeError
+from scope.generation.greedy import generate
+from scope.generation.session import Session
+from scope.harness.models import eos_token_ids, load_model, load_tokenizer
+from scope.harness.rows import read_rows
+from scope.methods.prompt import Prompt
+from scope.methods.rope import frequencies, turned
+
+
+def lengths_of_pairs(queries: Tensor) -> Tensor:
+    """``[..., D/2]`` of ``[..., D]``."""
+    return torch.stack(queries.chunk(2, dim=-1)).norm(dim=0)
+
+
+def calibrate(model: PreTrainedModel, texts: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+    """Means over all tokens of the texts, as the file has them."""
+    config, sums = model.config.get_text_config(), []
+
+    class Observed(Whole):
+        """Keeps everything, and adds up queries before RoPE and the lengths of their pairs."""
+
+        observes = True
+
+        def observe(self, prompt: Prompt) -> Tensor:
+            paces = frequencies(config, prompt.layer).to(prompt.queries.device)
+            angles = torch.arange(prompt.length, device=paces.device)[:, None] * paces
+            queries = turned(prompt.queries.float(), angles.cos(), -angles.sin())
+            return torch.cat([queries, lengths_of_pairs(queries)], dim=-1).double().sum(dim=1)
+
+        def share_out(self, seen: Tensor, length: int) -> NDArray:
+            sums.append(seen)
+            return np.full(len(seen), length)
+
+    compression = Compression("SnapKV", budget=Observed)
+    with patch(model):
+        for text in texts:
+            Session(model, compression, [text], 1).prefill()
+    means = (torch.stack(sums).sum(dim=0) / sum(map(len, texts))).float()
+    head_dim = 2 * len(frequencies(config, 0))
+    queries, lengths = means.split([head_dim, head_dim // 2], dim=-1)
+    spread = lengths - lengths_of_pairs(queries)
+    return {
+        name: mean.contiguous()
+        for layer in range(len(means))
+        for name, mean in (
+            (f"mean_query.{layer}", queries[layer]),
+            (f"spread.{layer}", spread[layer]),
+        )
+    }
+
+
+def answered(
+    model: PreTrainedModel, prompts: Sequence[list[int]], max_new_tokens: int, ends: set[int]
+) -> list[list[int]]:
+    """Each prompt with what the model writes after it."""
+    with patch(model):
+        texts = []
+        for prompt in prompts:
+            session = Session(model, Compression(), [prompt], max_new_tokens)
+            [(_, generation)] = generate(session, max_new_tokens, ends)
+            texts.append(prompt + generation.tokens)
+    return texts
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.calibrate_triattention",
+        description="Measure a model's mean queries for the decoding score triattention.",
+    )
+    parser.add_argument("--model_path", required=True, help="hub id, local folder or .gguf file")
+    parser.add_argument("--data_file", type=Path, required=True, help="JSON lines with a prompt")
+    parser.add_argument("--num_prompts", type=int, default=8, help="first prompts that are taken")
+    parser.add_argument("--max_new_tokens", type=int, default=1024, help="most tokens of an answer")
+    parser.add_argument("--dtype", default="float32", help="torch dtype of the weights")
+    parser.add_argument("--device", default="cpu", help="torch device")
+    parser.add_argument("--out", type=Path, required=True, help="file to write, .safetensors")
+    options = parser.parse_args(arguments)
+    try:
+        rows = read_rows(options.data_file)[: options.num_prompts]
+        tokenizer = load_tokenizer(options.model_path)
+        model = load_model(options.model_path, options.dtype, options.device, "sdpa")
+        prompts = [tokenizer(row["prompt"])["input_ids"] for row in rows]
+        ends = eos_token_ids(model, tokenizer, "model")
+        texts = answered(model, prompts, options.max_new_tokens, ends)
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        save_file(calibrate(model, texts), options.out)
+    except (ScopeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{options.out}: {sum(map(len, texts))} tokens of {len(texts)} texts")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
