@@ -19,6 +19,7 @@ from scope.kernels.tensors import NewTokens, Sight, StepCounts, mixed
 from scope.methods.budget import Share
 from scope.methods.prompt import Entries, Prompt
 from scope.methods.recipe import Configuration
+from scope.methods.strategy import Counts
 
 
 class SlotCache(Cache):
@@ -136,19 +137,11 @@ class SlotCache(Cache):
         self._waiting.clear()  # a prefill that failed may have left some
         if len(rows) != batch_size:
             raise ScopeError(f"{len(rows)} rows were admitted, but {batch_size} prompts came")
-        if attention_mask is None:
-            attention_mask = torch.ones(batch_size, num_tokens, dtype=torch.int64, device=device)
-        if attention_mask.shape != (batch_size, num_tokens):
-            raise ScopeError(
-                f"attention_mask of a prefill has shape {tuple(attention_mask.shape)}; expected "
-                f"{(batch_size, num_tokens)}"
-            )
-        real = attention_mask.bool()
-        lengths = real.sum(dim=1).tolist()
-        if bool((real[:, 1:] < real[:, :-1]).any()) or min(lengths) == 0:
-            raise ScopeError(
-                "prompts must be padded on the left; set tokenizer.padding_side = 'left'"
-            )
+        if attention_mask is None:  # what there is to know, nobody has to wait for
+            real = torch.ones(batch_size, num_tokens, dtype=torch.bool, device=device)
+            lengths = [num_tokens] * batch_size
+        else:
+            real, lengths = self._read_mask(batch_size, num_tokens, attention_mask)
         if not self.planned:
             self._plan(lengths)
         if not set(lengths) <= self._planned_lengths:
@@ -164,6 +157,23 @@ class SlotCache(Cache):
         positions = (real.long().cumsum(dim=1) - 1).clamp(min=0)
         self._draws = self._draw(positions, real, tokens)
         return positions
+
+    def _read_mask(
+        self, batch_size: int, num_tokens: int, attention_mask: Tensor
+    ) -> tuple[Tensor, list[int]]:
+        """The mask as bools, and how many tokens of each row are no padding."""
+        if attention_mask.shape != (batch_size, num_tokens):
+            raise ScopeError(
+                f"attention_mask of a prefill has shape {tuple(attention_mask.shape)}; expected "
+                f"{(batch_size, num_tokens)}"
+            )
+        real = attention_mask.bool()
+        lengths = real.sum(dim=1).tolist()
+        if bool((real[:, 1:] < real[:, :-1]).any()) or min(lengths) == 0:
+            raise ScopeError(
+                "prompts must be padded on the left; set tokenizer.padding_side = 'left'"
+            )
+        return real, lengths
 
     def _draw(self, positions: Tensor, real: Tensor, tokens: Tensor | None) -> Tensor:
         """``[b]`` int64, a 32-bit number of each prompt and the score's seed."""
@@ -430,3 +440,15 @@ class SlotCache(Cache):
             return self.recipe.strategy.full_share
         full = sum(int(one.refreshes.sum()) for one in working)
         return full / (len(working) * self.schedule.row_steps)
+
+    def held_bytes(self) -> Counts:
+        """``[B]`` bytes of the keys and values that this step's attention may read."""
+        schedule = self.schedule
+        rounded = self.recipe.storage.rounded(schedule.kept)
+        held = schedule.now.lengths + schedule.losses - rounded
+        per_slot = np.array([2 * layer.keys[0, :, 0].nbytes for layer in self.layers])
+        beside = np.array(
+            [0 if layer.rounded is None else layer.rounded.nbytes for layer in self.layers]
+        )
+        per_rounded = beside // (np.maximum(self.plan.rounded, 1) * schedule.now.step.size)
+        return per_slot @ held + per_rounded @ rounded

@@ -90,8 +90,9 @@ class Schedule:
         return self.recipe.strategy.protected(frozen, self.now.base)
 
     def snapshot(self) -> "Schedule":
-        """These counts, for `report`, standing still while the schedule goes on."""
+        """These counts, for `report`, standing still while rows go on, end and start over."""
         still = copy(self)
+        still.prompt_lengths, still.kept = self.prompt_lengths.copy(), self.kept.copy()
         still.peak, still.evicted = self.peak.copy(), self.evicted.copy()
         still.selections = self.selections.copy()
         return still

@@ -205,7 +205,7 @@ def _difference(
     """The paired difference, or else None and a note why in ``evaluation``."""
     if baseline is None:
         return None
-    ours, theirs = len(result.records), len(baseline.records)
+    ours, theirs = len(result.by_problem), len(baseline.by_problem)
     try:
         difference = paired_difference(result, baseline)
     except ScopeError as error:

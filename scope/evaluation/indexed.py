@@ -42,8 +42,8 @@ class Score:
     by_index: tuple[float, ...]
     answered: float
     lenient_answered: float | None
-    right: tuple[int, ...]
-    read: tuple[int, ...]
+    right: tuple[float, ...]
+    read: tuple[float, ...]
     formatted: float
     repetition: float
     tokens: float | None
@@ -72,14 +72,14 @@ def score(result: DatasetResult) -> Score:
     return Score(
         # Rounded as the original does.
         upstream=round(100 * sum(upstream) / len(records), 4) if upstream else None,
-        upstream_accuracies=tuple(upstream),
-        accuracies=tuple(m.accuracy for m in marks),
-        lenient_accuracies=tuple(m.accuracy for m in lenient),
+        upstream_accuracies=per_problem(result, upstream),
+        accuracies=per_problem(result, [m.accuracy for m in marks]),
+        lenient_accuracies=per_problem(result, [m.accuracy for m in lenient]),
         by_index=_mean_by_index([m.correct for m in marks]),
         answered=_share([m.answered for m in marks]),
         lenient_answered=_share([m.answered for m in lenient]) if lenient else None,
-        right=tuple(sum(m.correct) for m in marks),
-        read=tuple(sum(m.answered) for m in marks),
+        right=per_problem(result, [sum(m.correct) for m in marks]),
+        read=per_problem(result, [sum(m.answered) for m in marks]),
         formatted=_share([m.formatted for m in marks]),
         repetition=float(np.mean([repetition(r.pred) for r in records])),
         tokens=float(np.mean(tokens)) if len(tokens) == len(records) else None,
@@ -90,6 +90,15 @@ def score(result: DatasetResult) -> Score:
 
 def _share(marks: Sequence[Sequence[bool]]) -> float:
     return float(np.mean(np.concatenate(marks)))
+
+
+def per_problem(result: DatasetResult, values: Sequence[float]) -> tuple[float, ...]:
+    """A value of every record, or none at all, as the mean over the texts of each problem."""
+    if not values:
+        return ()
+    of_line = {record.line: value for record, value in zip(result.records, values, strict=True)}
+    problems = result.by_problem
+    return tuple(float(np.mean([of_line[text.line] for text in texts])) for texts in problems)
 
 
 def repetition(text: str) -> float:

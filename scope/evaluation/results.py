@@ -33,7 +33,7 @@ _MODEL_FOLDER = re.compile(r"(?P<model>.+)_(?:(?P<capacity>\d{1,18})|full)")
 # In a data set's folder: parts of a result file that several processes are writing.
 SLICES = "slices"
 _REQUIRED = {"prompt": str, "questions": list, "answers": list, "pred": str}
-_COUNTS = ("index", "generated_tokens")
+_COUNTS = ("index", "sample", "generated_tokens")
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Record:
     answers: tuple[str, ...]
     pred: str
     index: int | None = None
+    sample: int | None = None
     generated_tokens: int | None = None
     stopped: str | None = None
 
@@ -98,6 +99,15 @@ class DatasetResult:
     def window(self) -> int | None:
         """W, the tokens kept of the generation."""
         return self._size("decoding_window_size", "window")
+
+    @property
+    def by_problem(self) -> list[list[Record]]:
+        """The records by what was asked: of several texts after one prompt, all together."""
+        by_problem: dict[object, list[Record]] = {}
+        for record in self.records:
+            key = record.prompt if record.index is None else record.index
+            by_problem.setdefault(key, []).append(record)
+        return list(by_problem.values())
 
     @property
     def missing(self) -> list[tuple[int, int]]:
@@ -205,7 +215,7 @@ def _read_file(path: Path, dataset: str) -> tuple[Task, tuple[Record, ...]]:
                     f"{path}:{number}: {error}; a folder is named after its own data set, one of "
                     f"{', '.join(TASKS)}"
                 ) from None
-            key = record.prompt if record.index is None else record.index
+            key = record.prompt if record.index is None else (record.index, record.sample or 0)
             if key in first_line:
                 raise ScopeError(
                     f"{path}:{number}: the same example as line {first_line[key]}; "
@@ -216,7 +226,7 @@ def _read_file(path: Path, dataset: str) -> tuple[Task, tuple[Record, ...]]:
     if task is None or not records:
         raise ScopeError(f"{path}:1: the file is empty; run the example again")
     if all(record.index is not None for record in records):
-        records.sort(key=lambda record: record.index or 0)
+        records.sort(key=lambda record: (record.index or 0, record.sample or 0))
     return task, tuple(records)
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from scope.errors import ScopeError
-from scope.evaluation.results import DatasetResult
+from scope.evaluation.results import DatasetResult, Record
+from scope.tasks.task import Task
 
 _RESAMPLES = 10_000
 _SEED = 42
@@ -39,7 +40,7 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(mean, (float(interval.low), float(interval.high)))
 
 
-def ratio(parts: Sequence[int], wholes: Sequence[int]) -> Estimate | None:
+def ratio(parts: Sequence[float], wholes: Sequence[float]) -> Estimate | None:
     """Sum of parts over sum of wholes, likewise; None where the wholes are nothing."""
     if not sum(wholes):
         return None
@@ -65,13 +66,20 @@ def paired_difference(result: DatasetResult, baseline: DatasetResult) -> Estimat
             f"{result.path}:1: made from another data file than {baseline.path} "
             f"(sha256 {hashes[0][:8]}, {hashes[1][:8]}); compare runs over the same one"
         )
-    theirs = {record.task: record for record in baseline.records}
-    pairs = [(record, theirs[record.task]) for record in result.records if record.task in theirs]
-    if len(pairs) < min(len(result.records), len(baseline.records)):
-        stranger = next(record for record in result.records if record.task not in theirs)
+    ours = result.by_problem
+    theirs = {texts[0].task: texts for texts in baseline.by_problem}
+    pairs = [(texts, theirs[texts[0].task]) for texts in ours if texts[0].task in theirs]
+    if len(pairs) < min(len(ours), len(baseline.by_problem)):
+        stranger = next(texts[0] for texts in ours if texts[0].task not in theirs)
         raise ScopeError(
             f"{result.path}:{stranger.line}: these questions are not in the baseline "
             f"{baseline.path}; compare runs over the same data file"
         )
-    mark = result.task.mark
-    return estimate([mark(a, a.pred).accuracy - mark(b, b.pred).accuracy for a, b in pairs])
+    return estimate(
+        [problem_accuracy(result.task, a) - problem_accuracy(result.task, b) for a, b in pairs]
+    )
+
+
+def problem_accuracy(task: Task, texts: Sequence[Record]) -> float:
+    """Share of right answers, 0..1, in the texts that were drawn for one problem: pass@1."""
+    return float(np.mean([task.mark(text, text.pred).accuracy for text in texts]))

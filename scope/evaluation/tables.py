@@ -63,7 +63,8 @@ def full_columns(rows: Sequence[Row]) -> list[Column]:
 
 def _scores(rows: Sequence[Row]) -> list[Column]:
     return [
-        _column("prompts", rows, lambda row: str(len(row.result.records))),
+        _column("prompts", rows, lambda row: str(len(row.result.by_problem))),
+        _column("texts each", rows, _texts_each),
         _column("upstream", rows, lambda row: str(row.upstream or EMPTY)),
         _column("indexed", rows, lambda row: str(row.accuracy)),
         _column("lenient", rows, lambda row: str(row.lenient or EMPTY)),
@@ -121,6 +122,12 @@ def _signed(row: Row) -> str:
         return EMPTY
     text = str(row.difference)
     return text if text.startswith("-") else f"+{text}"
+
+
+def _texts_each(row: Row) -> str:
+    """Of sampled runs; the indexed score is then pass@1."""
+    each = len(row.result.records) / len(row.result.by_problem)
+    return EMPTY if each == 1 else f"{each:.3g}"
 
 
 def _length(row: Row) -> str:

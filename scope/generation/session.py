@@ -13,6 +13,7 @@ from scope.cache.cache import SlotCache
 from scope.errors import ScopeError
 from scope.generation.fused import fused_step, obstacle
 from scope.generation.graph import Graphed
+from scope.generation.work import Work
 from scope.methods.recipe import Configuration
 
 
@@ -33,6 +34,7 @@ class Session:
 
     Attributes:
         cache: the rows' cache.
+        work: what was done so far.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Session:
     ) -> None:
         self.model = model
         self.prompts = prompts
+        self.work = Work()
         self.batch_size = batch_size or len(prompts)
         self.cache = SlotCache(
             model.config,
@@ -58,6 +61,7 @@ class Session:
     def admit(self, row: int, index: int) -> Tensor:
         """Start a row over with a prompt: ``[vocabulary]`` logits of its first new token."""
         self.cache.admit([row])
+        self.work.prompts.append(len(self.prompts[index]))
         return self._forward(torch.tensor([self.prompts[index]]))[0]
 
     def release(self, row: int) -> None:
@@ -85,7 +89,9 @@ class Session:
         tokens = tokens.to(self.model.device)
         self.cache.begin_forward(len(tokens), 1, None, tokens.device)
         with torch.cuda.device_of(tokens):  # where Triton launches and graphs are recorded
-            return self._fast(tokens, self.cache.kind)
+            logits = self._fast(tokens, self.cache.kind)
+        self.work.seconds["capture"] = self._fast.seconds
+        return logits
 
     @cached_property
     def _fast(self) -> Graphed | None:
@@ -101,8 +107,11 @@ class Session:
         return None
 
     def _forward(self, tokens: Tensor) -> Tensor:
+        device = self.model.device
+        if device.type == "cuda" and not tokens.is_cuda:
+            tokens = tokens.pin_memory()  # or copying it would wait for all that came before
         output = self.model(
-            input_ids=tokens.to(self.model.device),
+            input_ids=tokens.to(device, non_blocking=True),
             past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=1,

@@ -92,6 +92,10 @@ class RunConfig:
         "and with it the rounding, when a run is resumed; halved where memory runs out",
         1,
     )
+    temperature: float = _option("draw tokens at this temperature; 0 takes the likeliest", 0.0)
+    top_k: int = _option("draw from so many of the likeliest tokens; 0 for all", 0)
+    top_p: float = _option("draw from the likeliest tokens that together have this share", 1.0)
+    num_samples: int = _option("texts drawn after each prompt", 1)
     dtype: Literal["float32", "float16", "bfloat16"] | None = _option(
         "dtype of weights and cache (default bfloat16 on a GPU, float32 on a CPU)", None
     )
@@ -100,7 +104,7 @@ class RunConfig:
         "the model's attention for prompts", "sdpa"
     )
     use_cache: bool = _option("kept for the original's scripts; only true makes sense", True)
-    seed: int = _option("seed of torch, and of the decoding score `random`", 42)
+    seed: int = _option("seed of the decoding score `random`, of what is drawn, and of torch", 42)
     save_dir: Path | None = _option(
         "where results go (default {results_dir}/{method}+{metric}_decoding_window_{W}"
         "_recent_window_{R}, and what else differs from its default)",

@@ -26,6 +26,7 @@ _ELSEWHERE = {
     "device",
     "use_cache",
     "max_num_examples",
+    "num_samples",
     "seed",
 }
 
@@ -65,6 +66,8 @@ def default_save_dir(run: RunConfig, compression: Compression) -> Path:
         and field.name not in _ELSEWHERE
         and getattr(run, field.name) != field.default
     }
+    if run.temperature > 0 and run.seed != RunConfig.seed:
+        differing["seed"] = run.seed
     told = "_".join([name, *(f"{option}_{_short(value)}" for option, value in differing.items())])
     if len(told) > _LONGEST:
         told = f"{told[:_LONGEST]}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"

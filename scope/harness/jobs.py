@@ -1,6 +1,7 @@
 """What exactly a run does: every choice that was left open is made here, once."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ _LEAST = {
     "min_new_tokens": 0,
     "drop_rows": 0,
     "seed": 0,
+    "top_k": 0,
+    "num_samples": 1,
 }
 
 
@@ -52,6 +55,8 @@ class Job:
         compression: what to keep.
         rows: first example of a slice, and the one after its last; None for all of them. What a
             slice writes are lines of the whole job's result file.
+        sampling: temperature, top_k and top_p that tokens are drawn with; empty to take the
+            likeliest.
     """
 
     model_path: str
@@ -66,6 +71,8 @@ class Job:
     device: str
     attn_implementation: str
     seed: int
+    sampling: Mapping[str, float]
+    num_samples: int
     max_num_examples: int | None
     drop_rows: tuple[int, ...]
     instruction_file: Path | None
@@ -94,6 +101,9 @@ class Job:
         plain = dict(vars(self))
         del plain["folder"], plain["compare_with"], plain["rows"]
         plain |= plain.pop("compression").settings()
+        # A greedy run's is what it was before there was another.
+        sampling, samples = plain.pop("sampling"), plain.pop("num_samples")
+        plain |= {**sampling, "num_samples": samples} if sampling else {}
         return json.loads(json.dumps(plain, default=str))
 
 
@@ -110,6 +120,7 @@ def jobs_of(run: RunConfig) -> list[Job]:
         for number in value if isinstance(value, list) else [value]:
             if isinstance(number, int) and number < least:
                 raise ScopeError(f"--{name} is {number}; it must be at least {least}")
+    _check_sampling(run)
     return [_job(run, dataset) for dataset in _datasets(run)]
 
 
@@ -129,6 +140,20 @@ def _datasets(run: RunConfig) -> list[str]:
     if run.data_file is not None and len(chosen) > 1:
         raise ScopeError("--data_file goes with one --dataset")
     return chosen
+
+
+def _check_sampling(run: RunConfig) -> None:
+    if not 0 <= run.temperature < float("inf"):
+        raise ScopeError(f"--temperature is {run.temperature}; it must be a number from 0 on")
+    if not 0 < run.top_p <= 1:
+        raise ScopeError(f"--top_p is {run.top_p}; it must be above 0, and at most 1")
+    drawn = {"top_k": run.top_k > 0, "top_p": run.top_p < 1, "num_samples": run.num_samples > 1}
+    for name, given in drawn.items():
+        if given and run.temperature == 0:
+            raise ScopeError(
+                f"--{name} is {getattr(run, name)}, and at temperature 0 nothing is drawn; give a "
+                "--temperature above 0 or leave it out"
+            )
 
 
 def _check_device(name: str) -> None:
@@ -186,6 +211,8 @@ def _job(run: RunConfig, dataset: str) -> Job:
         device=device,
         attn_implementation=run.attn_implementation,
         seed=run.seed,
+        sampling=_sampling(run),
+        num_samples=run.num_samples,
         max_num_examples=run.max_num_examples,
         drop_rows=tuple(_or(run.drop_rows, drop_rows)),
         instruction_file=run.instruction_file,
@@ -195,6 +222,12 @@ def _job(run: RunConfig, dataset: str) -> Job:
         eos=run.eos or ("tokenizer" if upstream else "model"),
         compare_with=run.compare_with,
     )
+
+
+def _sampling(run: RunConfig) -> dict[str, float]:
+    if run.temperature == 0:
+        return {}
+    return {"temperature": run.temperature, "top_k": run.top_k, "top_p": run.top_p}
 
 
 def _k(run: RunConfig, task: Task, data_file: Path) -> int:

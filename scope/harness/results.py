@@ -4,7 +4,7 @@ import hashlib
 import json
 import operator
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +13,12 @@ from typing import Any, Literal
 from scope.errors import ScopeError
 
 # What of a configuration may differ from one start to the next: where files lie, whose hashes are
-# compared, and how many examples are run, together or at all, which changes none of them.
-_FREE = ("data_file", "instruction_file", "batch_size", "max_num_examples")
+# compared, and how many examples and texts are run, together or at all, which changes none.
+_FREE = ("data_file", "instruction_file", "batch_size", "max_num_examples", "num_samples")
+
+
+# An example's index, and the number of a text after it.
+TextKey = tuple[int, int]
 
 
 @contextmanager
@@ -46,12 +50,15 @@ def check_writable(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class ResultFile:
-    """JSON lines, one per example: appended as they finish, and put in order in the end."""
+    """JSON lines, one per text: appended as they finish, and put in order in the end.
+
+    A text is told by its example's ``index``, and of several by its ``sample``, from 0.
+    """
 
     path: Path
 
-    def done(self, indices: Collection[int]) -> list[int]:
-        """Which examples are there, line by line; one that is only half written is not.
+    def done(self, indices: Collection[int]) -> list[TextKey]:
+        """Which texts are there, line by line; one that is only half written is not.
 
         Args:
             indices: the ``index`` of every example that the file may hold, each once.
@@ -60,20 +67,20 @@ class ResultFile:
             ScopeError: an unreadable file, or any other line that is not one of ours, with its
                 number.
         """
-        expected, done = set(indices), list[int]()
+        expected, done = set(indices), list[TextKey]()
         for number, line in enumerate(self._whole_lines(), start=1):
-            index = self._index(number, line)
-            if index not in expected or index in done:
-                again = " again" if index in done else ", which is not to be run"
+            key = self._key(number, line)
+            if key[0] not in expected or key in done:
+                again = " again" if key in done else ", which is not to be run"
                 raise ScopeError(
-                    f"{self.path}, line {number}: holds example {index}{again}; remove the line or "
-                    "use another --save_dir"
+                    f"{self.path}, line {number}: holds example {key[0]}{again}; remove the line "
+                    "or use another --save_dir"
                 )
-            done.append(index)
+            done.append(key)
         return done
 
     def count(self) -> int:
-        """How many examples are there."""
+        """How many texts are there."""
         return len(self._whole_lines())
 
     def cut(self) -> None:
@@ -91,9 +98,9 @@ class ResultFile:
             lines = self.path.read_bytes().split(b"\n")
         return [line + b"\n" for line in lines[:-1]]
 
-    def _index(self, number: int, line: bytes) -> int:
+    def _key(self, number: int, line: bytes) -> TextKey:
         try:
-            return operator.index(json.loads(line)["index"])
+            return key_of(json.loads(line))
         except (ValueError, KeyError, TypeError):
             raise ScopeError(
                 f"{self.path}, line {number}: not a result of this program; repair or remove the "
@@ -101,19 +108,19 @@ class ResultFile:
             ) from None
 
     def append(self, record: dict[str, Any]) -> None:
-        """Write one example and make sure that it is on disk."""
+        """Write one text and make sure that it is on disk."""
         with telling(self.path, "written"), self.path.open("ab") as file:
             file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
 
-    def sort(self, indices: Sequence[int]) -> None:
-        """Put the lines into this order of their ``index``, if they are not yet."""
-        lines = {json.loads(line)["index"]: line for line in self._whole_lines()}
-        _replace(self.path, b"".join(lines[index] for index in indices))
+    def sort(self) -> None:
+        """Put the lines into the order of their examples and texts, if they are not yet."""
+        lines = sorted(self._whole_lines(), key=lambda line: key_of(json.loads(line)))
+        _replace(self.path, b"".join(lines))
 
     def records(self) -> list[dict[str, Any]]:
-        """All examples that are done."""
+        """All texts that are done."""
         return [json.loads(line) for line in self._whole_lines()]
 
 
@@ -172,6 +179,11 @@ class RunFile:
             ScopeError: where nothing can be written.
         """
         _replace(self.path, (json.dumps(run, indent=1) + "\n").encode())
+
+
+def key_of(record: Mapping[str, Any]) -> TextKey:
+    """Which text a record holds."""
+    return operator.index(record["index"]), operator.index(record.get("sample", 0))
 
 
 def _identity(config: Mapping[str, Any]) -> dict[str, Any]:

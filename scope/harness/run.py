@@ -16,6 +16,7 @@ from scope.cache.plan import CachePlan
 from scope.errors import ScopeError
 from scope.evaluation.results import SLICES
 from scope.generation.greedy import Generation, generate
+from scope.generation.sampling import Sampler, text_number
 from scope.generation.session import Session
 from scope.harness.agreement import FULL_CACHE, Agreement, agreement, summary
 from scope.harness.batch import first_batch_size, halving
@@ -24,7 +25,7 @@ from scope.harness.jobs import Job
 from scope.harness.lock import locked
 from scope.harness.models import Models, check_loadable, eos_token_ids
 from scope.harness.progress import progress
-from scope.harness.results import ResultFile, RunFile, check_writable
+from scope.harness.results import ResultFile, RunFile, TextKey, check_writable, key_of
 from scope.harness.starts import new_start, speed
 from scope.harness.summary import idle_compression, totals
 from scope.longgenbench.build import read_meta
@@ -70,7 +71,7 @@ def join_slices(job: Job, slices: Sequence[Job], models: Models) -> None:
     examples = _examples(job, models)
     with locked(job.folder, patience=_PATIENCE):
         found = _Found.look(job, examples)
-        run, rows = found.run, set(found.rows)
+        run, done = found.run, set(found.rows)
         result_file = ResultFile(job.result_file)
         parts = [part for part in slices if part.result_file.exists()]
         result_file.cut()
@@ -81,8 +82,8 @@ def join_slices(job: Job, slices: Sequence[Job], models: Models) -> None:
             run["metrics"] = theirs.get("metrics", {}) | run.get("metrics", {}) | speed(starts)
             RunFile(job.folder / "run.json").write(run)
             for record in ResultFile(part.result_file).records():
-                if record["index"] not in rows:
-                    rows.add(record["index"])
+                if (key := key_of(record)) not in done:
+                    done.add(key)
                     result_file.append(record)
         for part in parts:
             shutil.rmtree(part.folder)
@@ -130,13 +131,13 @@ class _Found:
         examples: all of the data, those outside of a slice too: the batch and its slots are made
             for all of them.
         run: what run.json holds.
-        rows: the ``index`` of every example that is done, line by line.
+        rows: every text that is done, line by line.
     """
 
     job: Job
     examples: list[Example]
     run: dict[str, Any]
-    rows: list[int]
+    rows: list[TextKey]
 
     @property
     def wanted(self) -> list[Example]:
@@ -153,14 +154,20 @@ class _Found:
     @property
     def missing(self) -> bool:
         """Whether an example that is asked for has to be generated."""
-        return not {example.index for example in self.wanted} <= set(self.rows)
+        return bool(self.left)
+
+    @property
+    def left(self) -> set[TextKey]:
+        """The texts that are asked for and not there."""
+        return {key for e in self.wanted for key in _texts_of(e, self.job)} - set(self.rows)
 
     @property
     def finished(self) -> bool:
         """Whether nothing is left to do."""
         return (
             not self.missing
-            and self.rows == sorted(self.rows) == self.run.get("data", {}).get("rows")
+            and self.rows == sorted(self.rows)
+            and sorted({index for index, _ in self.rows}) == self.run.get("data", {}).get("rows")
             and "warnings" in self.run
             and "mean_prompt_tokens" in self.run.get("metrics", {})
             and not self.to_compare
@@ -182,7 +189,11 @@ class _Found:
         if not path.is_file():
             raise ScopeError(f"--compare_with {path}: no such file")
         try:
-            records = {record["index"]: record for record in ResultFile(path).records()}
+            records = {
+                record["index"]: record
+                for record in ResultFile(path).records()
+                if record.get("sample", 0) == 0
+            }
             return [records[example.index]["generated_ids"] for example in self.examples]
         except (ValueError, KeyError, TypeError):
             raise ScopeError(
@@ -194,6 +205,10 @@ class _Found:
 def _examples(job: Job, models: Models) -> list[Example]:
     context_length = models.config(job.model_path).max_position_embeddings
     return load_examples(job, models.tokenizer(job.model_path), context_length)
+
+
+def _texts_of(example: Example, job: Job) -> list[TextKey]:
+    return [(example.index, number) for number in range(job.num_samples)]
 
 
 def _config(job: Job) -> dict[str, Any]:
@@ -212,7 +227,7 @@ def _complete(found: _Found, models: Models) -> None:
         models.model(*job.loading)  # whose errors come before anything is written
     run_file, result_file = RunFile(job.folder / "run.json"), ResultFile(job.result_file)
     reference = found.reference_texts()
-    rows = sorted({example.index for example in found.wanted} | set(found.rows))
+    rows = sorted({e.index for e in found.wanted} | {index for index, _ in found.rows})
     run["data"] = {
         "file": str(job.data_file),
         "sha256": file_hash(job.data_file),
@@ -230,7 +245,7 @@ def _complete(found: _Found, models: Models) -> None:
         with patch(models.model(*job.loading)) as model:
             tokenizer = models.tokenizer(job.model_path)
             _generate_all(found, model, tokenizer, run_file, result_file)
-    result_file.sort(rows)
+    result_file.sort()
     records = result_file.records()
     metrics |= totals(records)
     run["warnings"] = idle_compression(job, records)
@@ -249,15 +264,20 @@ def _generate_all(
 ) -> None:
     job, run, examples = found.job, found.run, found.examples
     end_tokens = eos_token_ids(model, tokenizer, job.eos)
-    prompts = [example.tokens for example in examples]
-    left = {example.index for example in found.wanted} - set(found.rows)
-    done = {i for i, example in enumerate(examples) if example.index not in left}
+    by_index = {example.index: example for example in examples}
+    keys = [key for example in examples for key in _texts_of(example, job)]
+    prompts = [by_index[index].tokens for index, _ in keys]
+    left = found.left
+    done = {i for i, key in enumerate(keys) if key not in left}
+    sampler = None
+    if job.sampling:
+        sampler = Sampler([text_number(job.seed, *key) for key in keys], **job.sampling)
     batch_size = first_batch_size(job, model, prompts)
     watch, finished = _Stopwatch(), 0
     start, metrics = run["starts"][-1], run["metrics"]
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(model.device)
-    wanted = len(found.wanted)
+    wanted = len(found.wanted) * job.num_samples
     with progress(f"{job.label} {job.dataset}", wanted, wanted - len(left)) as bar:
 
         def count(tokens: int) -> None:
@@ -284,9 +304,17 @@ def _generate_all(
             session = Session(model, job.compression, prompts, job.max_new_tokens, batch_size)
             with watch:
                 for i, generation in generate(
-                    session, job.max_new_tokens, end_tokens, job.min_new_tokens, count, done
+                    session,
+                    job.max_new_tokens,
+                    end_tokens,
+                    job.min_new_tokens,
+                    count,
+                    done,
+                    sampler,
                 ):
-                    result_file.append(_record(examples[i], generation, tokenizer))
+                    index, number = keys[i]
+                    sample = number if job.sampling else None
+                    result_file.append(_record(by_index[index], generation, tokenizer, sample))
                     done.add(i)
                     finished += len(generation.tokens)
                     bar.update()
@@ -318,7 +346,10 @@ class _Stopwatch:
 
 
 def _record(
-    example: Example, generation: Generation, tokenizer: PreTrainedTokenizerBase
+    example: Example,
+    generation: Generation,
+    tokenizer: PreTrainedTokenizerBase,
+    sample: int | None,
 ) -> dict[str, Any]:
     """One line of the result file: the original's keys first, then ours."""
     return {
@@ -328,6 +359,7 @@ def _record(
         "length": len(example.prompt),
         "pred": tokenizer.decode(generation.tokens, skip_special_tokens=True),
         "index": example.index,
+        **({} if sample is None else {"sample": sample}),
         "generated_tokens": len(generation.tokens),
         "generated_ids": generation.tokens,
         "stopped": generation.stopped,

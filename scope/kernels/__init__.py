@@ -131,6 +131,21 @@ def argmax(logits: Tensor) -> Tensor:
     return logits.argmax(dim=-1)
 
 
+def sample(scores: Tensor, keys: Tensor) -> Tensor:
+    """A draw from the softmax of each row of ``[B, n]`` float32: ``[B]`` int64.
+
+    ``keys`` ``[B]`` int64, below 2^32, are all that chance depends on; -inf is never drawn.
+    """
+    if scores.is_cuda and find_spec("triton") is not None:
+        from scope.kernels.triton import pointwise
+
+        with torch.cuda.device_of(scores):
+            return pointwise.sample(scores, keys)
+    from scope.kernels import reference
+
+    return reference.sample(scores, keys)
+
+
 def shared_memory(device: torch.device) -> int:
     """Bytes of fast memory that one program can have."""
     if device.type != "cuda":

@@ -17,6 +17,7 @@ from scope.kernels.tensors import (
     SlotTensors,
     StepCounts,
     by_worth_then_newest,
+    mixed,
     reduce_group,
 )
 
@@ -145,6 +146,18 @@ def evict(slots: SlotTensors, counts: StepCounts, worth: Tensor | None, recent: 
         for entries in (used.positions, used.ranks):
             entries.scatter_(2, victims, leaves.where(due, entries.gather(2, victims)))
     slots.vacant.copy_(slots.positions.argmin(dim=-1))
+
+
+def sample(scores: Tensor, keys: Tensor) -> Tensor:
+    """A draw from the softmax of each row; see `scope.kernels.sample`.
+
+    The largest of scores plus Gumbel noise, -log(-log(1 - u)). Of many tokens the one with a very
+    small u wins, so u is made of all 32 bits of a number.
+    """
+    columns = mixed(torch.arange(scores.shape[1], device=scores.device))
+    chance = mixed(columns + keys[:, None])
+    uniform = ((chance.float() + 0.5) * 2.0**-32).clamp(max=1 - 2.0**-24)
+    return (scores - (-torch.log1p(-uniform)).log()).argmax(dim=-1)
 
 
 def column_sums(

@@ -82,8 +82,10 @@ def test_refilled_rows_equal_single(
         assert generations(model, compression, QUEUE, ends, batch_size=2) == single
         reverse = generations(model, compression, QUEUE[::-1], ends, batch_size=2)
         assert reverse[::-1] == single
-        monkeypatch.setattr(greedy, "_steps_per_look", lambda tokens: 5)
-        assert generations(model, compression, QUEUE, ends, batch_size=2) == single
+        monkeypatch.setattr(greedy, "_steps_per_look", lambda device: 5)
+        for looks_ahead in (0, 1, 2):
+            monkeypatch.setattr(greedy, "_looks_ahead", lambda device, ahead=looks_ahead: ahead)
+            assert generations(model, compression, QUEUE, ends, batch_size=2) == single
 
 
 def test_texts_do_not_end_before_they_may(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +104,8 @@ def test_texts_do_not_end_before_they_may(monkeypatch: pytest.MonkeyPatch) -> No
     with patch(model):
         free = [generation.tokens for generation in generations(model, compression, QUEUE)]
         ends = {tokens[place] for tokens in free for place in (1, 3, 4)}
-        monkeypatch.setattr(greedy, "_steps_per_look", lambda tokens: 3)
+        monkeypatch.setattr(greedy, "_steps_per_look", lambda device: 3)
+        monkeypatch.setattr(greedy, "_looks_ahead", lambda device: 1)
         for least in (1, 4, 5):
             expected = [slowly(prompt, ends, least) for prompt in QUEUE]
             found = generations(model, compression, QUEUE, ends, least, batch_size=2)

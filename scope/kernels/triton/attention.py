@@ -26,6 +26,7 @@ from scope.kernels.tensors import (
     SlotTensors,
     StepCounts,
 )
+from scope.kernels.triton.chance import mixed
 from scope.kernels.triton.rounded import restored_keys, restored_values
 
 _MOST_SPLITS = 32
@@ -605,7 +606,7 @@ def _finish(
                     if JOB == "recent":
                         key = rank
                     elif JOB == "random":
-                        key = ((_mixed(_mixed(rank) + chance) >> 8) << 32) - rank
+                        key = ((mixed(mixed(rank) + chance) >> 8) << 32) - rank
                     else:
                         worth = _received(
                             logits_ptr, slots, slot, inside, maximum, total, g,
@@ -688,14 +689,6 @@ def _lower(key, slot, may_go, last_key, last_slot, least, loser):
     may_go &= (key > last_key) | ((key == last_key) & (slot > last_slot))
     lower = may_go & (key < least)
     return tl.where(lower, key, least), tl.where(lower, slot, loser)
-
-
-@triton.jit
-def _mixed(numbers):
-    """As `tensors.mixed`."""
-    for _ in tl.static_range(2):
-        numbers = ((numbers ^ (numbers >> 16)) * 0x45D9F3B) & 0xFFFFFFFF
-    return numbers ^ (numbers >> 16)
 
 
 @triton.jit

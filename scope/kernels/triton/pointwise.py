@@ -6,7 +6,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from scope.kernels.triton.chance import mixed
+
 _BLOCK = 1024
+_TWO_TO_MINUS_32 = tl.constexpr(2.0**-32)
+_LARGEST_BELOW_1 = tl.constexpr(1 - 2.0**-24)
+_SMALL = tl.constexpr(2.0**-8)
 
 
 def add_and_norm(hidden: Tensor, branch: Tensor | None, gain: Tensor, epsilon: float) -> Tensor:
@@ -46,6 +51,14 @@ def argmax(logits: Tensor) -> Tensor:
     rows, width = logits.shape
     output = torch.empty(rows, dtype=torch.int64, device=logits.device)
     _argmax[rows,](logits, output, logits.stride(0), width, BLOCK=2**15, num_warps=32)
+    return output
+
+
+def sample(scores: Tensor, keys: Tensor) -> Tensor:
+    """A draw from the softmax of each row of ``[B, n]`` float32; see `scope.kernels.sample`."""
+    rows, width = scores.shape
+    output = torch.empty(rows, dtype=torch.int64, device=scores.device)
+    _sample[rows,](scores, keys, output, scores.stride(0), width, BLOCK=2**13, num_warps=16)
     return output
 
 
@@ -101,6 +114,28 @@ def _argmax(logits_ptr, output_ptr, stride, width, BLOCK: tl.constexpr):
         column = start + tl.arange(0, BLOCK)
         logits = tl.load(logits_ptr + column, mask=column < width, other=float("-inf"))
         value, index = tl.max(logits.to(tl.float32), axis=0, return_indices=True)
+        where = tl.where(value > largest, start + index, where)
+        largest = tl.maximum(value, largest)
+    tl.store(output_ptr + row, where)
+
+
+@triton.jit
+def _sample(scores_ptr, keys_ptr, output_ptr, stride, width, BLOCK: tl.constexpr):
+    """As `reference.sample`."""
+    row = tl.program_id(0)
+    scores_ptr += row * stride
+    key = tl.load(keys_ptr + row)
+    largest, where = float("-inf"), 0
+    for start in range(0, width, BLOCK):
+        column = start + tl.arange(0, BLOCK)
+        scores = tl.load(scores_ptr + column, mask=column < width, other=float("-inf"))
+        chance = mixed(mixed(column.to(tl.int64)) + key)
+        uniform = (chance.to(tl.float32) + 0.5) * _TWO_TO_MINUS_32
+        uniform = tl.minimum(uniform, _LARGEST_BELOW_1)
+        # -log(1 - u) of a small u, where 1 - u has lost its bits, is u + u^2/2 + u^3/3.
+        waits = -tl.log(1 - uniform)
+        waits = tl.where(uniform < _SMALL, uniform * (1 + uniform * (0.5 + uniform / 3)), waits)
+        value, index = tl.max(scores - tl.log(waits), axis=0, return_indices=True)
         where = tl.where(value > largest, start + index, where)
         largest = tl.maximum(value, largest)
     tl.store(output_ptr + row, where)
