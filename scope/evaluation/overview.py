@@ -29,7 +29,7 @@ def overviews(rows: Sequence[Row]) -> Iterator[Overview]:
     """Tables of models with results on several data sets, in each setting that a K stands for."""
 
     def group(row: Row) -> tuple[str, int]:
-        return row.result.model, row.result.task.k(len(row.score.by_index))
+        return row.result.model, row.result.task.k(row.result.questions)
 
     for (model, k), found in groupby(sorted(rows, key=group), key=group):
         members = list(found)

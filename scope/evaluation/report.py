@@ -78,7 +78,7 @@ def _sections(rows: Sequence[Row]) -> Iterator[_Section]:
         yield _Section(overview.title, overview.columns, [])
 
     def group(row: Row) -> tuple[str, int, str]:
-        return row.result.dataset, len(row.score.by_index), row.result.model
+        return row.result.dataset, row.result.questions, row.result.model
 
     def order(row: Row) -> tuple[str, int, int]:
         return row.name.lower(), row.result.capacity or 0, row.result.window or 0

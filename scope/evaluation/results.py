@@ -77,6 +77,11 @@ class DatasetResult:
         return self.run.label or self._named.get("name") or self._folder.parent.name
 
     @property
+    def questions(self) -> int:
+        """Of the prompt that asks most."""
+        return max(len(record.answers) for record in self.records)
+
+    @property
     def is_full_cache(self) -> bool:
         """Whether nothing was left out, under any fidelity."""
         return self.name in ("ALLKV+None", "ALLKV+None (upstream)")

@@ -91,8 +91,8 @@ class Notes(MadeTask):
         times = Counter(given.values())
         answered, correct = [], []
         for number, name in recalls.items():
-            said = lines.get(number)
-            answered.append(said is not None and said[0] == name)
-            own = given.get(name)
-            correct.append(said == (name, own) and times[own] == 1)
+            said, own = lines.get(number), given.get(name)
+            there = said is not None and said[0].removeprefix("recall ") == name
+            answered.append(there)
+            correct.append(there and said[1] == own and times[own] == 1)
         return Marks(tuple(answered), tuple(answered), tuple(correct))

@@ -89,6 +89,7 @@ def test_notes_are_compared_with_what_the_model_had_said() -> None:
     assert marks(slip.replace("6. bee = 11", "6. bee = 13")) == (True, True, True)
     assert marks(right.replace("7. owl = 9", "7. owl = 11")) == (True, True, False)
     assert marks(right.replace("7. owl = 9", "7. bee = 9")) == (True, True, False)
+    assert marks(right.replace("7. owl", "7. recall owl")) == (True, True, True)
     # One value for all names is no memory.
     assert marks(re.sub(r"= \d+$", "= 9", right, flags=re.MULTILINE)) == (False, False, False)
 
