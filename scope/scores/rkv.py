@@ -55,7 +55,7 @@ def redundancy(slots: Slots) -> Tensor:
         block = slice(start, start + _ROWS_PER_BLOCK)
         cosines = unit[:, :, block] @ unit.transpose(2, 3)
         cosines.masked_fill_(ranks[:, :, block, None] == ranks[:, :, None], 0.0)
-        similar = ranks[:, :, None].where(cosines > _SIMILAR, FREE)
+        similar = ranks[:, :, None].masked_fill(cosines <= _SIMILAR, FREE)
         newest = similar.amax(dim=-1, keepdim=True)
         spared = (similar == newest) & (newest != FREE)
         sums += cosines.masked_fill_(spared, 0.0).sum(dim=2)

@@ -16,7 +16,7 @@ from scope.methods.rope import frequencies, mean_ahead, turned
 from scope.methods.score import Score, Shape, Slots
 
 _SCRIPT = "python -m scripts.calibrate_triattention"
-_STEPS_AHEAD = [2**i for i in range(17)]
+_STEPS_AHEAD = 17  # 1, 2, 4 ... 65536
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class TriAttention(Score):
         paces = slots.state["frequencies"][:, None]
         now = slots.position[:, None, None] * paces
         mean_query = turned(slots.state["mean_query"], now.cos(), now.sin())
-        steps = torch.tensor(_STEPS_AHEAD, device=paces.device)
+        steps = torch.arange(_STEPS_AHEAD, device=paces.device).exp2()
         mean_query = turned(mean_query, *mean_ahead(paces, steps)).view(batch, heads, -1, head_dim)
         spread = slots.state["spread"].view(batch, heads, -1, head_dim // 2)
         keys = slots.keys.float()
