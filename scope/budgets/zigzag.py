@@ -60,6 +60,9 @@ class ZigZag(Capacity):
     def ceiling(self, length: int, num_layers: int) -> Sequence[int]:
         return [max(length, self.max_capacity_prompt)] * num_layers
 
+    def total(self, length: int, num_layers: int) -> int:
+        return num_layers * self.max_capacity_prompt
+
     def observe(self, prompt: Prompt) -> Tensor:
         received = prompt.received(last=self.window_size)
         largest_first = received.sort(dim=-1, descending=True).values

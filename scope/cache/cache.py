@@ -8,8 +8,9 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
 
+from scope.cache.arena import Arena
 from scope.cache.layer import SlotLayer
-from scope.cache.plan import CachePlan, most_rounded, slots_needed
+from scope.cache.plan import CachePlan, arena_needed, most_rounded, slots_needed
 from scope.cache.rounded import write_rounded
 from scope.cache.schedule import Schedule
 from scope.cache.step import decode
@@ -72,10 +73,8 @@ class SlotCache(Cache):
     def reset(self) -> None:
         """Forget everything; the next prompts start afresh and may be of other lengths."""
         for layer in self.layers:
-            layer.is_initialized = False
-            layer.keys = layer.values = None  # type: ignore[assignment]
-            layer.rounded = None
-            layer.used = 0
+            layer.forget()
+        self.arena: Arena | None = None
         self.planned = False
         self.prefilling = False
         # Prompts of which the budget must see every layer first, by row.
@@ -187,13 +186,15 @@ class SlotCache(Cache):
         batch_size = self._batch_size or len(lengths)
         self.schedule = Schedule(self.recipe, len(self.layers), batch_size)
         self.plan = CachePlan.make(self.config, self.recipe, self.max_new_tokens, prompt_lengths)
+        self.layers = self.plan.layers()
         self.planned = True
 
     def _check_room(self, lengths: list[int]) -> None:
         needed = slots_needed(self.recipe, self.max_new_tokens, len(self.layers), lengths)
         rounded = most_rounded(self.recipe, len(self.layers), lengths)
-        room = np.append(self.plan.slots, self.plan.rounded)
-        if (np.append(needed, rounded) > room).any():
+        shared = arena_needed(self.recipe, self.max_new_tokens, len(self.layers), lengths) or 0
+        room = np.concatenate([self.plan.slots, self.plan.rounded, [self.plan.arena or 0]])
+        if (np.concatenate([needed, rounded, [shared]]) > room).any():
             raise ScopeError(
                 f"a prompt of {max(lengths)} tokens does not fit into slots made for up to "
                 f"{max(self._planned_lengths)}; give the cache all prompt_lengths when making it"
@@ -289,7 +290,8 @@ class SlotCache(Cache):
         layer = self.layers[layer_idx]
         if not layer.is_initialized:
             rows = self.schedule.now.step.size
-            self.plan.allocate(layer, keys, rows, keys.shape[1], queries.shape[1])
+            heads, query_heads = keys.shape[1], queries.shape[1]
+            self.arena = self.plan.allocate(layer, keys, rows, heads, query_heads, self.arena)
             self.backend = backend_for(keys)
         last = layer_idx == len(self.layers) - 1
         for i, row in enumerate(self._admitted):
@@ -331,6 +333,11 @@ class SlotCache(Cache):
                 f"ceiling said at most {ceiling[np.argmax(widest > ceiling)]}"
             )
         self.schedule.hold(row, widest.tolist())
+        if self.arena is not None:
+            own = np.broadcast_to(shares.reshape(len(prompts), -1), self.arena.start[:, row].shape)
+            kept = np.minimum(own, length)
+            gaps = kept.max(axis=1, keepdims=True) - kept
+            self.arena.lay_out(row, self.plan.rooms(own, length), gaps)
         for prompt, share in zip(prompts, np.minimum(shares, length), strict=True):
             self._write(row, prompt, share if np.ndim(share) else int(share), draw)
 
@@ -430,6 +437,8 @@ class SlotCache(Cache):
     @property
     def kv_bytes(self) -> int:
         """Bytes of all keys and values allocated, free slots included; 0 before a prompt came."""
+        if self.arena is not None:
+            return self.arena.kv_bytes
         return sum(layer.kv_bytes for layer in self.layers if layer.is_initialized)
 
     @property

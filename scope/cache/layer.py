@@ -9,7 +9,7 @@ from transformers.cache_utils import CacheLayerMixin
 from scope.cache.working import WorkingSet
 from scope.errors import ScopeError
 from scope.kernels.rounding import stored_as
-from scope.kernels.tensors import FREE, RoundedTensors, SlotTensors, StepCounts
+from scope.kernels.tensors import FREE, RoundedTensors, SlotTensors, Spans, StepCounts
 from scope.methods.prompt import Entries
 from scope.methods.score import Shape
 
@@ -26,6 +26,7 @@ class SlotLayer(CacheLayerMixin):
             ``per_slot`` are ``[B, H, S, ...]``.
         working: what steps attend to that are not full; None where all are.
         rounded: what is held of prompts in few bits, beside the slots; None if nothing is.
+        spans: where each head's slots are, if not all have as many one after the other.
         draw: ``[B]`` int64, a 32-bit number that chance makes of each row's prompt.
         counts: of this step.
         full: ``[B]`` int32, 1 for rows that may attend to all that is held at this step.
@@ -44,6 +45,7 @@ class SlotLayer(CacheLayerMixin):
         super().__init__()
         self.index = index
         self.rounded: RoundedTensors | None = None
+        self.spans: Spans | None = None
         self.initial: Mapping[str, Tensor] = {}
         self.used = 0
         self.refreshing = False
@@ -70,7 +72,7 @@ class SlotLayer(CacheLayerMixin):
             working_set: K, slots that steps attend to which are not full; None where all are.
         """
         shape, head_dim = (batch_size, heads, slots), like.shape[-1]
-        sizes = {"H": heads, "H_q": query_heads, "S": slots, "D": head_dim, "D/2": head_dim // 2}
+        sizes = sizes_of(heads, query_heads, slots, head_dim)
         self.keys = like.new_zeros(*shape, like.shape[-1])
         self.values = like.new_zeros(*shape, like.shape[-1])
         self.positions = torch.full(shape, FREE, dtype=torch.int32, device=like.device)
@@ -79,17 +81,11 @@ class SlotLayer(CacheLayerMixin):
         self.draw = torch.zeros(batch_size, dtype=torch.int64, device=like.device)
         self.state = {
             name: torch.zeros(
-                batch_size,
-                *(sizes[size] if isinstance(size, str) else size for size in own),
-                dtype=torch.float32,
-                device=like.device,
+                batch_size, *in_numbers(own, sizes), dtype=torch.float32, device=like.device
             )
             for name, own in state.items()
         }
-        for name, own in state.items():
-            if "S" in own and own[:2] != ("H", "S"):
-                raise ScopeError(f"state {name} has shape {own}; one of slots begins with H, S")
-        self.per_slot = {name for name, own in state.items() if "S" in own}
+        self.per_slot = per_slot(state)
         self.working = (
             None
             if working_set is None
@@ -106,11 +102,28 @@ class SlotLayer(CacheLayerMixin):
             beside += self.working.listed.slots.nbytes
         return self.keys.nbytes + self.values.nbytes + beside
 
+    def forget(self) -> None:
+        """Give the memory back."""
+        self.is_initialized = False
+        self.keys = self.values = None  # type: ignore[assignment]
+        self.rounded = None
+        self.used = 0
+
+    def opened(self, rows: slice = slice(None), width: int | None = None) -> "SlotLayer":
+        """This layer, whose slots lie in rows and heads of equal length."""
+        return self
+
     @property
     def slots(self) -> SlotTensors:
         """What kernels work on."""
         return SlotTensors(
-            self.keys, self.values, self.positions, self.ranks, self.vacant, self.rounded
+            self.keys,
+            self.values,
+            self.positions,
+            self.ranks,
+            self.vacant,
+            self.rounded,
+            self.spans,
         )
 
     def write_prompt(
@@ -168,6 +181,24 @@ class SlotLayer(CacheLayerMixin):
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return query_length, 0
+
+
+def sizes_of(heads: int, query_heads: int, slots: int, head_dim: int) -> Mapping[str, int]:
+    """What the letters of a `Shape` stand for."""
+    return {"H": heads, "H_q": query_heads, "S": slots, "D": head_dim, "D/2": head_dim // 2}
+
+
+def in_numbers(shape: Shape, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    """A shape with its letters replaced."""
+    return tuple(sizes[size] if isinstance(size, str) else size for size in shape)
+
+
+def per_slot(state: Mapping[str, Shape]) -> set[str]:
+    """The names of what there is of every slot."""
+    for name, own in state.items():
+        if "S" in own and own[:2] != ("H", "S"):
+            raise ScopeError(f"state {name} has shape {own}; one of slots begins with H, S")
+    return {name for name, own in state.items() if "S" in own}
 
 
 _NOT_PATCHED = (

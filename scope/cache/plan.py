@@ -1,6 +1,6 @@
 """What a cache will take, known from lengths alone: made once, and asked by whoever must know."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from scope.cache.layer import SlotLayer
+from scope.cache.arena import Arena, SpannedLayer
+from scope.cache.layer import SlotLayer, in_numbers, per_slot, sizes_of
 from scope.cache.rounded import empty_rounded
 from scope.cache.schedule import Schedule, base_of
 from scope.cache.working import WorkingSet
+from scope.errors import ScopeError
 from scope.kernels.tensors import RoundedTensors
 from scope.methods.recipe import Recipe
-from scope.methods.strategy import Counts
+from scope.methods.strategy import Counts, Strategy
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class CachePlan:
         capacities: prompt tokens that each layer may keep of the longest prompt.
         slots: slots per layer: the largest physical length that occurs, but for what is rounded.
         rounded: most tokens per layer that are held in few bits instead.
+        arena: slots that all layers share, per head; None where each has its own.
         heads: cached heads.
         query_heads: of the model.
         head_dim: D.
@@ -39,6 +42,7 @@ class CachePlan:
     capacities: tuple[int, ...]
     slots: tuple[int, ...]
     rounded: tuple[int, ...]
+    arena: int | None
     heads: int
     query_heads: int
     head_dim: int
@@ -67,6 +71,7 @@ class CachePlan:
             ),
             slots=tuple(slots_needed(recipe, max_new_tokens, layers, prompt_lengths)),
             rounded=tuple(most_rounded(recipe, layers, prompt_lengths).tolist()),
+            arena=arena_needed(recipe, max_new_tokens, layers, prompt_lengths),
             # Some families have no other heads, and say nothing of them.
             heads=(not repeated and getattr(config, "num_key_value_heads", None)) or query_heads,
             query_heads=query_heads,
@@ -80,7 +85,8 @@ class CachePlan:
 
     def kv_bytes(self, dtype: torch.dtype) -> int:
         """Bytes of one row's keys and values, free slots included."""
-        return sum(layer.kv_bytes for layer in self._of_one_row(dtype))
+        layers = self._of_one_row(dtype)
+        return layers[0].kv_bytes if self.arena else sum(layer.kv_bytes for layer in layers)
 
     def read_bytes(self, dtype: torch.dtype, full_share: float | None = None) -> int:
         """Bytes of them that a decode step reads, on average, where all slots are taken.
@@ -89,6 +95,8 @@ class CachePlan:
             dtype: of the model.
             full_share: as in `Strategy.read`.
         """
+        if self.arena:  # which no working set is a part of
+            return self.kv_bytes(dtype)
         slots = np.asarray(self.slots)
         unread = 1 - self.recipe.strategy.read(slots, full_share) / slots
         layers = zip(unread, self._of_one_row(dtype), strict=True)
@@ -98,39 +106,80 @@ class CachePlan:
 
     def row_bytes(self, dtype: torch.dtype) -> int:
         """Bytes that each row of a batch takes: its slots, and its part of a decode step."""
-        held = sum(
-            part.nbytes
-            for layer in self._of_one_row(dtype)
+        layers = self._of_one_row(dtype)
+        # Layers that share an arena hold the same tensors.
+        parts = {
+            id(part): part
+            for layer in layers
             for part in (*vars(layer).values(), *layer.state.values())
             if isinstance(part, Tensor | RoundedTensors | WorkingSet)
-        )
+        }
+        held = sum(part.nbytes for part in parts.values())
+        if self.arena:
+            # Without a kernel, each layer in turn is copied out of it.
+            held += 2 * self.heads * max(self.slots) * self.head_dim * dtype.itemsize
         # One layer after the other, a step keeps the attention logits of every slot in float32;
         # then come the logits of the vocabulary, as the model gives them and in float32.
         logits = 4 * self.query_heads * max(self.slots) + self.vocabulary * (4 + dtype.itemsize)
         return held + logits
 
-    def _of_one_row(self, dtype: torch.dtype) -> Iterator[SlotLayer]:
+    def _of_one_row(self, dtype: torch.dtype) -> list[SlotLayer]:
         """Every layer's slots for one row, without memory."""
         like = torch.empty(self.head_dim, dtype=dtype, device="meta")
-        for index in range(len(self.slots)):
-            layer = SlotLayer(index)
-            self.allocate(layer, like, 1, self.heads, self.query_heads)
-            yield layer
+        layers = self.layers()
+        arena = None
+        for layer in layers:
+            arena = self.allocate(layer, like, 1, self.heads, self.query_heads, arena)
+        return layers
+
+    def layers(self) -> list[SlotLayer]:
+        """One for every layer of the model, without slots."""
+        kind = SpannedLayer if self.arena else SlotLayer
+        return [kind(index) for index in range(len(self.slots))]
 
     def allocate(
-        self, layer: SlotLayer, like: Tensor, batch_size: int, heads: int, query_heads: int
-    ) -> None:
-        """Allocate one layer's slots, and what holds rounded tokens beside them."""
+        self,
+        layer: SlotLayer,
+        like: Tensor,
+        batch_size: int,
+        heads: int,
+        query_heads: int,
+        arena: Arena | None = None,
+    ) -> Arena | None:
+        """Allocate one layer's slots, and what holds rounded tokens beside them.
+
+        Returns:
+            The arena that all layers share, made with the first of them; None if there is none.
+        """
         working_set, storage = self.recipe.strategy.working_set, self.recipe.storage
         slots, state = self.slots[layer.index], self.recipe.state
         stored = like.new_empty(like.shape[-1], dtype=storage.slot_dtype(like.dtype))
-        layer.allocate(stored, batch_size, heads, query_heads, slots, state, working_set)
         layer.initial = {
             name: start.to(like.device) for name, start in self.initial[layer.index].items()
         }
+        if isinstance(layer, SpannedLayer):
+            sizes = sizes_of(heads, query_heads, slots, like.shape[-1])
+            if arena is None:
+                shape = len(self.slots), batch_size, heads
+                own = {name: in_numbers(state[name][2:], sizes) for name in per_slot(state)}
+                arena = Arena(stored, shape, heads * (self.arena or 0), max(self.slots), own)
+            if arena.keys.device != like.device:
+                raise ScopeError(
+                    f"the budget {self.recipe.budget.name} shares slots out between all layers, "
+                    "which must then be on one device"
+                )
+            layer.join(arena, sizes, state)
+            return arena
+        layer.allocate(stored, batch_size, heads, query_heads, slots, state, working_set)
         if storage.rounds:
             rounded = self.rounded[layer.index]
             layer.rounded = empty_rounded(like, batch_size, heads, rounded, storage)
+        return None
+
+    def rooms(self, shares: Counts, length: int) -> Counts:
+        """Slots that each head takes, of those with these shares of a prompt."""
+        rooms = _most_held(self.recipe, self.max_new_tokens, shares.ravel().tolist(), length)
+        return rooms.reshape(shares.shape)
 
 
 def slots_needed(
@@ -140,7 +189,35 @@ def slots_needed(
     distinct = sorted(set(prompt_lengths))
     if recipe.strategy.counts_on:
         return _counted(recipe, max_new_tokens, num_layers, distinct)
-    return _by_formula(recipe, max_new_tokens, num_layers, distinct)
+    most = np.zeros(num_layers, np.int64)
+    for length in distinct:
+        capacities = recipe.budget.ceiling(length, num_layers)
+        held = _most_held(recipe, max_new_tokens, capacities, length)
+        most = np.maximum(most, held - _surely_rounded(recipe, np.minimum(capacities, length)))
+    return most.tolist()
+
+
+def arena_needed(
+    recipe: Recipe, max_new_tokens: int, num_layers: int, prompt_lengths: Sequence[int]
+) -> int | None:
+    """Slots per head that all layers share, or None.
+
+    They share where slots are one for every token that is kept and the same number besides, however
+    a budget divides what it has: then it does not matter how.
+    """
+    strategy = recipe.strategy
+    own_base = type(strategy).unified_budgets is not Strategy.unified_budgets
+    apart = strategy.counts_on or strategy.working_set or own_base or recipe.storage.rounds
+    if not recipe.budget.observes or apart or recipe.frozen_prefix != "prompt":
+        return None
+    needed = 0
+    for length in set(prompt_lengths):
+        total = recipe.budget.total(length, num_layers)
+        if total is None:
+            return None
+        even = [(total + layer) // num_layers for layer in range(num_layers)]
+        needed = max(needed, int(_most_held(recipe, max_new_tokens, even, length).sum()))
+    return needed
 
 
 def _counted(
@@ -155,10 +232,10 @@ def _counted(
     return (schedule.peak - _surely_rounded(recipe, schedule.kept)).max(axis=1).tolist()
 
 
-def _by_formula(
-    recipe: Recipe, max_new_tokens: int, num_layers: int, prompt_lengths: Sequence[int]
-) -> list[int]:
-    """Where targets depend on the step alone.
+def _most_held(
+    recipe: Recipe, max_new_tokens: int, capacities: Sequence[int], length: int
+) -> Counts:
+    """What layers of these capacities hold at most, where targets depend on the step alone.
 
     After step t a layer holds no more than any earlier target let it, plus what came since: with
     ``spare`` more kept of the prompt than the target's base, t + min(spare, slack) tokens above the
@@ -170,16 +247,11 @@ def _by_formula(
     slack = recipe.strategy.pool(steps) - steps
     slack = np.minimum.accumulate(np.where(recipe.strategy.due(steps), slack, _ENDLESS))
     most_from = np.maximum.accumulate((steps + slack)[::-1])[::-1]
-    most = np.zeros(num_layers, np.int64)
-    for length in prompt_lengths:
-        capacities = recipe.budget.ceiling(length, num_layers)
-        kept, base = np.minimum(capacities, length), base_of(recipe, capacities, length)
-        spare = kept - base
-        turn = np.searchsorted(-slack, -spare, side="right")  # so many steps have enough slack
-        later = np.append(most_from, -_ENDLESS)[turn]
-        held = base + np.maximum(turn + spare, later) + 1
-        most = np.maximum(most, held - _surely_rounded(recipe, kept))
-    return most.tolist()
+    kept, base = np.minimum(capacities, length), base_of(recipe, capacities, length)
+    spare = kept - base
+    turn = np.searchsorted(-slack, -spare, side="right")  # so many steps have enough slack
+    later = np.append(most_from, -_ENDLESS)[turn]
+    return base + np.maximum(turn + spare, later) + 1
 
 
 def _surely_rounded(recipe: Recipe, kept: Counts) -> Counts:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from scope.cache.arena import SpannedLayer
 from scope.cache.layer import SlotLayer
 from scope.kernels import Backend, FusingBackend
 from scope.kernels.tensors import FREE, NewTokens, Ranking, Received, Sight, rotated
@@ -53,6 +54,14 @@ def decode(
             layer=layer.index,
         )
         return backend.attend_and_evict(layer.slots, layer.counts, new, sight, ranking)
+    if isinstance(layer, SpannedLayer):
+        # A record needs the same shapes at every step; elsewhere what is not used is not copied.
+        width = None if isinstance(backend, FusingBackend) else layer.counts.used + 1
+        plain = layer.opened(width=width)
+        plain.counts = layer.counts
+        output = decode(plain, backend, recipe, new, sight, asks)
+        layer.take(plain)
+        return output
 
     if new.rotation is not None:
         cos, sin = (part[:, None] for part in new.rotation)

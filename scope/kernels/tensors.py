@@ -44,8 +44,26 @@ class RoundedTensors:
 
 
 @dataclass(frozen=True)
+class Spans:
+    """Where the slots of one layer's heads are, where all layers share one arena.
+
+    Attributes:
+        start: ``[B, H]`` int64, the first slot.
+        room: ``[B, H]`` int32, how many there are.
+        gap: ``[B, H]`` int32, how many tokens less the head keeps of the prompt than the one that
+            ranks are counted by: so many ranks in front of the first generated one are no token's.
+        width: most slots that a head may have.
+    """
+
+    start: Tensor
+    room: Tensor
+    gap: Tensor
+    width: int
+
+
+@dataclass(frozen=True)
 class SlotTensors:
-    """The slots of one layer.
+    """The slots of one layer. With ``spans``, what has slots may have one dimension from B to S.
 
     Attributes:
         keys, values: ``[B, H, S, D]``.
@@ -53,6 +71,7 @@ class SlotTensors:
         ranks: ``[B, H, S]`` int32, the order in which a head's tokens entered the cache, or FREE.
         vacant: ``[B, H]`` int32, the free slot that the next token takes.
         rounded: what is held of the prompts outside the slots; None if nothing is.
+        spans: where each head's slots are; None where B, H and S say so.
     """
 
     keys: Tensor
@@ -61,6 +80,15 @@ class SlotTensors:
     ranks: Tensor
     vacant: Tensor
     rounded: RoundedTensors | None = None
+    spans: Spans | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """B, H, S and D."""
+        if self.spans is None:
+            batch, heads, slots, head_dim = self.keys.shape
+            return batch, heads, slots, head_dim
+        return *self.spans.start.shape, self.spans.width, self.keys.shape[-1]  # type: ignore[return-value]
 
     def first(self, count: int) -> "SlotTensors":
         """Views of the first slots."""

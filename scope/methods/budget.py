@@ -24,7 +24,7 @@ class Budget(ABC):
 
     Counts come from lengths alone (`ceiling`), unless `observe` looks at every layer of the prompt
     first: then `share_out` divides what there is, with one wait for the device per prompt. Prompts
-    are held whole until then, in all layers.
+    are held whole until then, in all layers. Where `total` says how much there is, slots follow.
 
     Attributes:
         name: what users call it.
@@ -53,6 +53,14 @@ class Budget(ABC):
     def nominal(self, length: int) -> int:
         """The same for every layer: what the published decoding step takes for it."""
         return length if self.capacity is None else self.capacity
+
+    def total(self, length: int, num_layers: int) -> int | None:
+        """What the shares of all layers together never exceed, each counted as its heads' mean.
+
+        Then the layers share one arena of slots, and free ones cost nothing. None where only the
+        ceiling is known: then every layer has slots for it.
+        """
+        return None
 
     def observe(self, prompt: Prompt) -> Tensor:
         """What `share_out` must know of one layer: of one shape in all layers."""

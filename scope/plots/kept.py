@@ -39,7 +39,7 @@ def kept_over_time(
             session.prefill()
         else:
             session.step(torch.tensor(text[step - 1 : step]))
-        positions = session.cache.layers[layer].positions[0].cpu().numpy()
+        positions = session.cache.layers[layer].opened().positions[0].cpu().numpy()
         held = positions[positions >= 0]
         shares[step] = np.bincount(held, minlength=shares.shape[1]) / len(positions)
     return shares

@@ -62,14 +62,15 @@ def trace(request: pytest.FixtureRequest) -> Trace:
         for tokens in forced.T:
             model(input_ids=tokens[:, None], past_key_values=cache)
             held.append(_held(cache))
-    slots = [layer.keys.shape[2] for layer in cache.layers]
+    slots = [layer.opened().keys.shape[2] for layer in cache.layers]
     return Trace(method, strategy, lengths, held, (states, _states(cache, lengths)), slots)
 
 
 def _held(cache: SlotCache) -> list[list[list[set[int]]]]:
-    rows = range(len(cache.layers[0].positions))
+    rows = range(len(cache.schedule.prompt_lengths))
+    layers = [layer.opened().positions for layer in cache.layers]
     return [
-        [[set(head) - {-1} for head in layer.positions[row].tolist()] for layer in cache.layers]
+        [[set(head) - {-1} for head in positions[row].tolist()] for positions in layers]
         for row in rows
     ]
 
@@ -79,7 +80,7 @@ def _states(cache: SlotCache, prompt_lengths: list[int]) -> list[Tensor]:
     ends = torch.tensor(prompt_lengths)[:, None, None]
     return [
         states * ((layer.positions >= 0) & (layer.positions < ends))[..., None]
-        for layer in cache.layers
+        for layer in (layer.opened() for layer in cache.layers)
         for states in (layer.keys, layer.values)
     ]
 

@@ -56,6 +56,19 @@ COMPRESSIONS = {
     ),
     "uneven": Compression("SnapKV", "slide", budget=Uneven, **PROMPT, **POOL),
     "uneven layers": Compression("SnapKV", budget=Uneven, per_head=False, **PROMPT),
+    "zigzag": Compression("ZigZagKV", "slide", **PROMPT, **POOL),
+    "zigzag, whole generation": Compression("ZigZagKV", **PROMPT),
+    "zigzag heads": Compression("H2O", "slide", budget="zigzag", per_head=True, **PROMPT, **POOL),
+    "zigzag heads, unified": Compression(
+        "SnapKV", "h2o", budget="zigzag", per_head=True, **PROMPT, **POOL
+    ),
+    "zigzag heads, whole generation": Compression("ZigZagKV", per_head=True, **PROMPT),
+    "zigzag heads, by a score in torch": Compression(
+        "H2O", "adaptive", budget="zigzag", per_head=True, decoding_score=Decayed, **PROMPT, **POOL
+    ),
+    "zigzag heads, merged": Compression(
+        "H2O", Merged, budget="zigzag", per_head=True, **PROMPT, **POOL
+    ),
     "merged": Compression("SnapKV", Merged, **PROMPT, **POOL),
     "lococo": Compression("LoCoCo", "slide", heads=tiny_heads(), **PROMPT, **POOL),
     "lococo, folding": Compression("ALLKV", "lococo", period=4, heads=tiny_heads(), **POOL),
@@ -76,7 +89,9 @@ def run(
         for step in range(STEPS + 1):
             tokens = torch.full((len(prompts),), step)
             logits.append(session.prefill() if step == 0 else session.step(tokens).clone())
-            held.append([layer.positions.sort().values.cpu() for layer in session.cache.layers])
+            held.append(
+                [layer.opened().positions.sort().values.cpu() for layer in session.cache.layers]
+            )
     return torch.stack(logits).cpu(), held
 
 
@@ -168,7 +183,9 @@ def test_uneven_budgets_sum_to_the_even_ones_and_differ() -> None:
     with patch(tiny_model("gqa").to(DEVICE)) as model:
         session = Session(model, COMPRESSIONS["uneven"], PROMPTS, STEPS)
         session.prefill()
-        held = torch.stack([(layer.positions >= 0).sum(-1) for layer in session.cache.layers])
+        held = torch.stack(
+            [(layer.opened().positions >= 0).sum(-1) for layer in session.cache.layers]
+        )
         kept = session.cache.schedule.kept
     for row in range(len(PROMPTS)):
         total, heads = int(held[:, row].sum()), held[:, row].numel()
@@ -315,7 +332,7 @@ def test_heads_of_few_tokens_keep_their_last_and_first(choices: dict[str, Any]) 
         session = Session(model, compression, PROMPTS[:1], STEPS)
         session.prefill()
         for layer in session.cache.layers:
-            for head in layer.positions[0].tolist():
+            for head in layer.opened().positions[0].tolist():
                 held = {position for position in head if position >= 0}
                 assert set(range(len(PROMPTS[0]) - 6, len(PROMPTS[0]))) <= held
                 if choices["method"] == "StreamingLLM":

@@ -104,7 +104,7 @@ def check(cache: SlotCache, logits: torch.Tensor, expected: list[Step], when: st
             # Which of the tokens goes that no query will ever see again, is nobody's business.
             oldest = reference.kept[0][0][-1] + 2 - reach
         for layer_idx, layer in enumerate(cache.layers):
-            for head, positions in enumerate(layer.positions[row].tolist()):
+            for head, positions in enumerate(layer.opened().positions[row].tolist()):
                 held = sorted(p for p in positions if p >= 0)
                 wanted = reference.kept[layer_idx][head]
                 where = f"{when}: row {row}, layer {layer_idx}, head {head}"

@@ -81,7 +81,7 @@ def test_zigzagkv_is_snapkv_with_its_budget() -> None:
         with patch(tiny_model("gqa")) as model:
             session = Session(model, compression, [random_tokens(40, seed=2)], 4)
             session.prefill()
-            kept.append([layer.positions for layer in session.cache.layers])
+            kept.append([layer.opened().positions for layer in session.cache.layers])
     assert all(map(torch.equal, *kept))
     assert len({int((layer[0, 0] >= 0).sum()) for layer in kept[0]}) > 1, "layers differ"
 
@@ -97,3 +97,66 @@ def test_zigzagkv_is_snapkv_with_its_budget() -> None:
 def test_bad_options_are_told(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ScopeError, match=words):
         Compression("H2O", budget="zigzag", **(SIZES | options))
+
+
+@pytest.mark.parametrize("per_head", [False, True])
+@pytest.mark.parametrize("strategy", ["None", "slide", "discontinuous", "h2o"])
+def test_memory_is_that_of_uniform_budgets(strategy: str, per_head: bool) -> None:
+    """Whatever the shares are: two rows, two prompts, and one that is shorter than C."""
+    prompts = [random_tokens(length, seed=length) for length in (40, 33, 11)]
+    sizes = {**SIZES, "decoding_window_size": 6, "decoding_recent_size": 2}
+    bytes_held = []
+    for options in ({"budget": "uniform"}, {"budget": "zigzag", "per_head": per_head}):
+        compression = Compression.from_shared("SnapKV", strategy, **sizes, **options)
+        with patch(tiny_model("gqa")) as model:
+            session = Session(model, compression, prompts, 9, batch_size=2)
+            session.prefill()
+            cache = session.cache
+            stored = {
+                part.data_ptr(): part.untyped_storage().nbytes()
+                for layer in cache.layers
+                for part in (layer.keys, layer.values)
+            }
+            assert cache.kv_bytes == sum(stored.values())
+            assert cache.kv_bytes == 2 * cache.plan.kv_bytes(torch.float32)
+            bytes_held.append(cache.kv_bytes)
+    assert bytes_held[0] == bytes_held[1]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"per_head": False}, {"per_head": True}, {"per_head": True, "decode_bits": 8}],
+    ids=["layers", "heads", "8 bits"],
+)
+def test_a_row_that_starts_over_is_as_new(options: dict[str, Any]) -> None:
+    sizes = {**SIZES, "decoding_window_size": 6, "decoding_recent_size": 2}
+    compression = Compression("SnapKV", "slide", budget="zigzag", **sizes, **options)
+    prompts = [random_tokens(length, seed=length) for length in (40, 33, 27, 11)]
+
+    def steps(session: Session, count: int, row: int) -> torch.Tensor:
+        tokens = [torch.full((session.batch_size,), token) for token in range(count)]
+        return torch.stack([session.step(token)[row] for token in tokens])
+
+    with patch(tiny_model("gqa")) as model:
+        used = Session(model, compression, prompts, 20, batch_size=2)
+        used.admit(0, 0)
+        used.admit(1, 1)
+        steps(used, 9, 0)
+        for prompt in (2, 3):
+            used.release(1)
+            steps(used, 1, 0)  # an idle row is fed with the others
+            first = used.admit(1, prompt)
+            alone = Session(model, compression, prompts, 20, batch_size=1)
+            torch.testing.assert_close(first, alone.admit(0, prompt))
+            expected = steps(alone, 1, 0)
+            torch.testing.assert_close(steps(used, 1, 1), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_more_than_the_total_is_refused() -> None:
+    class More(ZigZag):
+        def share_out(self, seen: torch.Tensor, length: int) -> np.ndarray:
+            return super().share_out(seen, length) + 1
+
+    compression = Compression("SnapKV", budget=More, **SIZES)
+    with patch(tiny_model("gqa")) as model, pytest.raises(ScopeError, match="never exceed"):
+        Session(model, compression, [random_tokens(40, seed=1)], 4).prefill()

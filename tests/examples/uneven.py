@@ -24,6 +24,9 @@ class Uneven(Capacity):
     def ceiling(self, length: int, num_layers: int) -> Sequence[int]:
         return [length] * num_layers
 
+    def total(self, length: int, num_layers: int) -> int:
+        return num_layers * self.max_capacity_prompt
+
     def observe(self, prompt: Prompt) -> Tensor:
         received = prompt.received(last=8)
         shares = received / received.sum(dim=-1, keepdim=True)

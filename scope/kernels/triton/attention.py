@@ -76,25 +76,27 @@ def attend(
     if received is None:
         _launch_finish(split, slots, counts, output, Received(), job=None)
         return output, None
-    attention = torch.empty(slots.positions.shape, dtype=torch.float32, device=output.device)
+    attention = torch.empty(slots.shape[:3], dtype=torch.float32, device=output.device)
     _launch_finish(split, slots, counts, output, received, job="report", total=attention)
     return output, attention
 
 
 def evict(slots: SlotTensors, counts: StepCounts, worth: Tensor | None, recent: int) -> None:
     """Free the slots of the least worthy tokens, and choose the next vacant one; see `Backend`."""
-    batch, heads, length = slots.positions.shape
-    warps = _plan(slots.keys, block_group=1, length=length).finishing_warps
+    batch, heads, length, _ = slots.shape
+    warps = _plan(slots, block_group=1, length=length).finishing_warps
     _evict[heads, batch](
         None if worth is None else worth.contiguous(),
         slots.positions,
         slots.ranks,
         slots.vacant,
+        *_spans(slots),
         counts.newest,
         counts.protected,
         counts.losses,
         length,
         recent,
+        SPANS=slots.spans is not None,
         GIVEN=worth is not None,
         BLOCK=256 * warps,
         num_warps=warps,
@@ -127,13 +129,13 @@ def _attend_splits(
     first_scored: Tensor | None,
 ) -> _Splits:
     """Attend; logits are kept of the slots from ``first_scored`` ``[B]`` on, None for none."""
-    batch, heads, length, head_dim = slots.keys.shape
+    batch, heads, length, head_dim = slots.shape
     group = new.queries.shape[1] // heads
     block_group = triton.next_power_of_2(group)
     listed = sight.listed
     in_part = listed is not None and listed.full is None
     names = listed.slots.shape[-1] if listed is not None else 0
-    plan = _plan(slots.keys, block_group, names if in_part else length)
+    plan = _plan(slots, block_group, names if in_part else length)
     scored = first_scored is not None
     wide = {"dtype": torch.float32, "device": new.queries.device}
     logits = torch.empty(batch, heads, group, length if scored else 0, **wide)
@@ -155,6 +157,7 @@ def _attend_splits(
         listed.slots if listed is not None else None,
         listed.since if listed is not None else None,
         listed.full if listed is not None else None,
+        *_spans(slots),
         counts.newest,
         first_scored if scored else counts.protected,
         counts.position,
@@ -178,6 +181,7 @@ def _attend_splits(
         SCORED=scored,
         LISTED=listed is not None,
         ANY_FULL=not in_part,
+        SPANS=slots.spans is not None,
         ROTATE=new.rotation is not None,
         KEY_BITS=rounded.key_bits if rounded else 0,
         VALUE_BITS=rounded.value_bits if rounded else 0,
@@ -206,6 +210,11 @@ def _pointers(rounded: RoundedTensors | None) -> tuple[Tensor | None, ...]:
     )
 
 
+def _spans(slots: SlotTensors) -> tuple[Tensor | None, ...]:
+    spans = slots.spans
+    return (None,) * 3 if spans is None else (spans.start, spans.room, spans.gap)
+
+
 def _empty_output(new: NewTokens) -> Tensor:
     return torch.empty(new.queries.shape, dtype=new.queries.dtype, device=new.queries.device)
 
@@ -224,7 +233,7 @@ def _launch_finish(
     recent: int = 1,
 ) -> None:
     """Join the splits, and beside that do the job: evict by a score, or report the attention."""
-    batch, heads, length, head_dim = slots.keys.shape
+    batch, heads, length, head_dim = slots.shape
     group = output.shape[1] // heads
     _finish[heads, batch, 2](
         split.logits,
@@ -237,6 +246,7 @@ def _launch_finish(
         total,
         draw,
         slots.vacant,
+        *_spans(slots),
         counts.newest,
         counts.protected,
         counts.losses,
@@ -251,6 +261,7 @@ def _launch_finish(
         BLOCK_SPLITS=triton.next_power_of_2(split.plan.splits),
         BLOCK=256 * split.plan.finishing_warps,
         JOB=job,
+        SPANS=slots.spans is not None,
         MEAN=received.reduction == "mean",
         SCORE_DTYPE=_TRITON_DTYPE[received.dtype],
         num_warps=split.plan.finishing_warps,
@@ -276,17 +287,17 @@ class _Plan:
     finishing_warps: int
 
 
-def _plan(slots: Tensor, block_group: int, length: int) -> _Plan:
-    """For keys ``[B, H, S, D]``, so many queries per head, and most slots that a head reads.
+def _plan(slots: SlotTensors, block_group: int, length: int) -> _Plan:
+    """For these slots, so many queries per head, and most slots that a head reads.
 
     As many programs as run at the same time, without a second wave of a few. Where there are more
     heads than that, larger blocks and smaller second programs keep the waves even. Found on an
     H200, for 8 heads per row of dimension 64 or 128 and 1,281 to 8,193 slots.
     """
     batch, heads, _, head_dim = slots.shape
-    stages, programs = _room(slots, block=32)
+    stages, programs = _room(slots.keys, block=32)
     if batch * heads > programs:
-        return _Plan(1, block=64, stages=_room(slots, block=64)[0], warps=2, finishing_warps=2)
+        return _Plan(1, block=64, stages=_room(slots.keys, block=64)[0], warps=2, finishing_warps=2)
     most = min(_MOST_SPLITS, triton.cdiv(length, 32), _HELD_TOGETHER // (block_group * head_dim))
     splits = max(1, min(programs // (batch * heads), most))
     return _Plan(splits, block=32, stages=stages, warps=1, finishing_warps=4)
@@ -327,6 +338,9 @@ def _attend(
     names_ptr,
     since_ptr,
     full_ptr,
+    start_ptr,
+    room_ptr,
+    gap_ptr,
     newest_ptr,
     first_scored_ptr,
     position_ptr,
@@ -357,6 +371,7 @@ def _attend(
     SCORED: tl.constexpr,
     LISTED: tl.constexpr,
     ANY_FULL: tl.constexpr,
+    SPANS: tl.constexpr,
     ROTATE: tl.constexpr,
     KEY_BITS: tl.constexpr,
     VALUE_BITS: tl.constexpr,
@@ -375,9 +390,10 @@ def _attend(
     pair = (row * tl.num_programs(1) + head).to(tl.int64)
     d, g = tl.arange(0, HEAD_DIM), tl.arange(0, BLOCK_GROUP)
     grouped = (g < GROUP)[:, None]
-    keys_ptr += pair * slots * HEAD_DIM
-    values_ptr += pair * slots * HEAD_DIM
-    positions_ptr += pair * slots
+    first_slot, room, gap = _span(start_ptr, room_ptr, gap_ptr, pair, slots, SPANS)
+    keys_ptr += first_slot * HEAD_DIM
+    values_ptr += first_slot * HEAD_DIM
+    positions_ptr += first_slot
     logits_ptr += pair * GROUP * slots
     if ROTATE:
         cos_ptr += row * HEAD_DIM
@@ -385,7 +401,7 @@ def _attend(
     new_slot = tl.load(vacant_ptr + pair)
     newest = tl.load(newest_ptr + row)
     position = tl.load(position_ptr + row)
-    first_scored = tl.load(first_scored_ptr + row)
+    first_scored = tl.load(first_scored_ptr + row) - gap
 
     group_ptr = queries_ptr + row * queries_stride + (head * GROUP + g[:, None]) * HEAD_DIM
     query = _rotated(group_ptr, cos_ptr, sin_ptr, d[None, :], grouped, ROTATE, HEAD_DIM)
@@ -436,7 +452,7 @@ def _attend(
                 logits, value.to(query.dtype), maximum, total, weighted
             )
 
-    filled = tl.minimum(newest, slots)
+    filled = tl.minimum(newest - gap, room)
     if LISTED:
         names_ptr += pair * names
         place = tl.maximum(newest - tl.load(since_ptr + row) - 1, 0) % names
@@ -487,6 +503,17 @@ def _stored(state, slots_ptr):
 
 
 @triton.jit
+def _span(start_ptr, room_ptr, gap_ptr, pair, slots, SPANS: tl.constexpr):
+    """A head's first slot, how many it has, and how far its slots lag behind the ranks."""
+    first_slot, room, gap = pair * slots, slots, 0
+    if SPANS:
+        first_slot = tl.load(start_ptr + pair)
+        room = tl.load(room_ptr + pair)
+        gap = tl.load(gap_ptr + pair)
+    return first_slot, room, gap
+
+
+@triton.jit
 def _joined(logits, value, maximum, total, weighted):
     """A block of logits ``[G, n]`` and values ``[n, D]`` joins what a split has attended to."""
     highest = tl.maximum(maximum, tl.max(logits, axis=1))
@@ -513,6 +540,9 @@ def _finish(
     total_ptr,
     draw_ptr,
     vacant_ptr,
+    start_ptr,
+    room_ptr,
+    gap_ptr,
     newest_ptr,
     protected_ptr,
     losses_ptr,
@@ -527,6 +557,7 @@ def _finish(
     BLOCK_SPLITS: tl.constexpr,
     BLOCK: tl.constexpr,
     JOB: tl.constexpr,
+    SPANS: tl.constexpr,
     MEAN: tl.constexpr,
     SCORE_DTYPE: tl.constexpr,
 ):
@@ -556,8 +587,9 @@ def _finish(
         tl.store(output_ptr + places, output, mask=(g < GROUP)[:, None])
         return
 
-    positions_ptr += pair * slots
-    ranks_ptr += pair * slots
+    first_slot, room, gap = _span(start_ptr, room_ptr, gap_ptr, pair, slots, SPANS)
+    positions_ptr += first_slot
+    ranks_ptr += first_slot
     logits_ptr += pair * GROUP * slots
     newest = tl.load(newest_ptr + row)
     new_slot = tl.load(vacant_ptr + pair)
@@ -568,16 +600,16 @@ def _finish(
         for first in range(0, slots, BLOCK):
             slot = first + tl.arange(0, BLOCK)
             # Other slots from the newest rank on were never taken, and have no logits.
-            inside = ((slot < newest) & (slot < slots)) | (slot == new_slot)
+            inside = ((slot < newest - gap) & (slot < room)) | (slot == new_slot)
             received = _received(
                 logits_ptr, slots, slot, inside, maximum, total, g, GROUP, MEAN, SCORE_DTYPE
             )
             tl.store(total_ptr + slot, received, mask=slot < slots)
     else:
-        vacant = newest + 1
+        vacant = newest + 1 - gap
         if JOB is not None:
             if JOB == "cumulative":
-                total_ptr += pair * slots
+                total_ptr += first_slot
             chance = 0
             if JOB == "random":
                 chance = tl.load(draw_ptr + row) + 1_000_003 * head
@@ -586,8 +618,8 @@ def _finish(
             losses = tl.load(losses_ptr + row)
             # A protected token's slot is its rank, and no slot beyond the newest rank was ever
             # taken.
-            start = tl.minimum(protected, newest)
-            end = tl.minimum(newest + 1, slots)
+            start = tl.maximum(tl.minimum(protected, newest) - gap, 0)
+            end = tl.minimum(newest + 1 - gap, room)
             # Losers leave in order, so whoever comes after the last one is still there. The first
             # round also looks for a free slot and adds to the scores. Each lane keeps the best of
             # its slots; they are compared once a round.
@@ -628,7 +660,8 @@ def _finish(
                 tl.store(ranks_ptr + leaves, _FREE, mask=leaves < slots)
                 vacant = tl.minimum(vacant, tl.minimum(tl.min(free), leaves))
                 last_key, last_slot = lowest, leaves
-        tl.store(vacant_ptr + pair, tl.minimum(vacant, slots - 1))
+        # An idle row counts from 0, below its gap.
+        tl.store(vacant_ptr + pair, tl.maximum(tl.minimum(vacant, room - 1), 0))
 
 
 @triton.jit
@@ -637,27 +670,32 @@ def _evict(
     positions_ptr,
     ranks_ptr,
     vacant_ptr,
+    start_ptr,
+    room_ptr,
+    gap_ptr,
     newest_ptr,
     protected_ptr,
     losses_ptr,
     slots,
     recent,
+    SPANS: tl.constexpr,
     GIVEN: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """Free the slots of one head's least worthy tokens; the new token has its slot already."""
     row = tl.program_id(1)
     pair = (row * tl.num_programs(0) + tl.program_id(0)).to(tl.int64)
-    positions_ptr += pair * slots
-    ranks_ptr += pair * slots
+    first_slot, room, gap = _span(start_ptr, room_ptr, gap_ptr, pair, slots, SPANS)
+    positions_ptr += first_slot
+    ranks_ptr += first_slot
     newest = tl.load(newest_ptr + row)
-    vacant = newest + 1
+    vacant = newest + 1 - gap
     if GIVEN:
         worth_ptr += pair * slots
         protected = tl.load(protected_ptr + row)
         losses = tl.load(losses_ptr + row)
-        start = tl.minimum(protected, newest)
-        end = tl.minimum(newest + 1, slots)
+        start = tl.maximum(tl.minimum(protected, newest) - gap, 0)
+        end = tl.minimum(newest + 1 - gap, room)
         last_key, last_slot = _FIRST, -1
         for _ in range(tl.maximum(losses, 1)):
             least = tl.full((BLOCK,), _LAST, tl.int64)
@@ -680,7 +718,7 @@ def _evict(
             tl.store(ranks_ptr + leaves, _FREE, mask=leaves < slots)
             vacant = tl.minimum(vacant, tl.minimum(tl.min(free), leaves))
             last_key, last_slot = lowest, leaves
-    tl.store(vacant_ptr + pair, tl.minimum(vacant, slots - 1))
+    tl.store(vacant_ptr + pair, tl.maximum(tl.minimum(vacant, room - 1), 0))
 
 
 @triton.jit
