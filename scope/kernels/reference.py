@@ -100,9 +100,12 @@ def _taken(slots: SlotTensors, names: Tensor) -> SlotTensors:
     """Copies of the slots ``[B, H, K]`` with these names, as slots of their own."""
     places = names.clamp(min=0).long()
     wide = places[..., None].expand(-1, -1, -1, slots.keys.shape[-1])
+    keys, values = slots.keys, slots.values
+    if keys.itemsize == 1:  # torch gathers no floats of 8 bits, but their bytes
+        keys, values = keys.view(torch.uint8), values.view(torch.uint8)
     return SlotTensors(
-        slots.keys.gather(2, wide),
-        slots.values.gather(2, wide),
+        keys.gather(2, wide).view(slots.keys.dtype),
+        values.gather(2, wide).view(slots.values.dtype),
         slots.positions.gather(2, places).masked_fill(names == FREE, FREE),
         slots.ranks.gather(2, places),
         slots.vacant,

@@ -99,6 +99,12 @@ def test_reading_everything_is_the_full_cache(method: str) -> None:
     assert not torch.allclose(logits(refreshkv(method, stride=4, working_set=8)), full, atol=1e-2)
 
 
+def test_slots_of_8_bits_are_read_by_name_too() -> None:
+    full = logits(Compression("ALLKV", decode_bits=8))
+    found = logits(refreshkv(stride=20, working_set=99, decode_bits=8))
+    torch.testing.assert_close(found, full, rtol=1e-3, atol=1e-3)
+
+
 def test_thresholds_at_both_ends() -> None:
     fixed = logits(refreshkv(working_set=8, stride=3))
     assert torch.equal(logits(refreshkv(working_set=8, stride=3, threshold=1.0)), fixed)
