@@ -1,6 +1,7 @@
 """Running one job: generate, record, resume, and say what really happened."""
 
 import shutil
+import sys
 import time
 from collections.abc import Collection, Sequence
 from contextlib import suppress
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from scope.attention.patch import patch
@@ -18,9 +20,11 @@ from scope.evaluation.results import SLICES
 from scope.generation.greedy import Generation, generate
 from scope.generation.sampling import Sampler, text_number
 from scope.generation.session import Session
+from scope.generation.work import Work
 from scope.harness.agreement import FULL_CACHE, Agreement, agreement, summary
 from scope.harness.batch import first_batch_size, halving
 from scope.harness.data import Example, file_hash, load_examples, select_rows
+from scope.harness.floor import against_floor, counts, measured_rates, told
 from scope.harness.jobs import Job
 from scope.harness.lock import locked
 from scope.harness.models import Models, check_loadable, eos_token_ids
@@ -29,6 +33,9 @@ from scope.harness.results import ResultFile, RunFile, TextKey, check_writable, 
 from scope.harness.starts import new_start, speed
 from scope.harness.summary import idle_compression, totals
 from scope.longgenbench.build import read_meta
+
+# What a session's seconds go to.
+_KINDS = ("prompts", "steps", "capture")
 
 # Seconds until a process that is ending has let go of its folder.
 _PATIENCE = 60
@@ -272,8 +279,12 @@ def _generate_all(
     sampler = None
     if job.sampling:
         sampler = Sampler([text_number(job.seed, *key) for key in keys], **job.sampling)
+    rates = None
+    if model.device.type == "cuda":
+        rates = measured_rates(model.device, model.dtype)
+        torch.cuda.empty_cache()
     batch_size = first_batch_size(job, model, prompts)
-    watch, finished = _Stopwatch(), 0
+    watch, finished, works, writing = _Stopwatch(), 0, list[Work](), 0.0
     start, metrics = run["starts"][-1], run["metrics"]
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(model.device)
@@ -296,12 +307,18 @@ def _generate_all(
                 peak = torch.cuda.max_memory_allocated(model.device)
                 metrics["peak_memory_bytes"] = max(peak, metrics.get("peak_memory_bytes", 0))
             metrics.update(speed(run["starts"]))
+            start["work"] = counts(model, works)
+            spent = {kind: sum(one.seconds[kind] for one in works) for kind in _KINDS}
+            start["spent"] = {k: round(s, 3) for k, s in (spent | {"writing": writing}).items()}
+            if rates is not None:
+                start["floor"] = against_floor(start["work"], rates, watch.seconds)
             run_file.write(run)
 
         def generate_rest(batch_size: int) -> None:
-            nonlocal finished
+            nonlocal finished, writing
             watch.tokens = finished  # what running out of memory has cut off is lost
             session = Session(model, job.compression, prompts, job.max_new_tokens, batch_size)
+            works.append(session.work)
             with watch:
                 for i, generation in generate(
                     session,
@@ -312,6 +329,7 @@ def _generate_all(
                     done,
                     sampler,
                 ):
+                    began = time.perf_counter()
                     index, number = keys[i]
                     sample = number if job.sampling else None
                     result_file.append(_record(by_index[index], generation, tokenizer, sample))
@@ -319,8 +337,12 @@ def _generate_all(
                     finished += len(generation.tokens)
                     bar.update()
                     note(session)
+                    writing += time.perf_counter() - began
+            note(session)  # the last look is over only now
 
         halving(batch_size, generate_rest)
+    if rates is not None:
+        tqdm.write(told(f"{job.label} {job.dataset}", start), file=sys.stderr)
 
 
 class _Stopwatch:

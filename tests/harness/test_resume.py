@@ -157,7 +157,9 @@ def test_every_start_is_kept(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = [record["generated_tokens"] for record in read(folder / "H2O.json")]
     assert (first["tokens"], second["tokens"]) == (sum(lengths[:2]), sum(lengths[2:]))
     assert first.keys() == second.keys()
-    assert first.keys() == {"when", "environment", "versions", "batch_size", "tokens", "seconds"}
+    assert first.keys() == {
+        *("when", "environment", "versions", "batch_size", "tokens", "seconds", "work", "spent")
+    }
     assert first["versions"]["torch"]
     assert first["environment"]["device"]
     assert first["when"] <= second["when"]
