@@ -172,6 +172,10 @@ def test_the_way_back_is_not_in_the_roads() -> None:
         problem = TASKS["paths"].draw(random.Random(1), 20, level)
         roads = [tuple(road.split(" -> ")) for road in problem.text.splitlines() if "->" in road]
         assert len({here for here, _ in roads}) == len(roads)
+        steps = [tuple(answer.split(" -> ")) for answer in problem.answers]
+        assert all(before[1] == after[0] for before, after in pairwise(steps))
+        assert set(steps[:10]) <= set(roads)
+        assert steps[-1][1] == steps[0][0]
         into = [there for _, there in roads]
         for answer in problem.answers[10:]:
             assert into.count(answer.partition(" -> ")[0]) > 1
