@@ -1,4 +1,6 @@
-"""Scores result folders: prints a table, writes results.csv into each folder, and a report.
+"""Scores result folders: prints a table, writes results.csv into each, and a report.
+
+results.parquet in the folder that was named has a row for every example.
 
 python eval_gen.py --results_dir results/runs
 python eval_gen.py --results_dir results/runs --baseline full --report report
@@ -13,6 +15,7 @@ from tqdm import tqdm
 
 from scope.errors import ScopeError
 from scope.evaluation.evaluate import evaluate, full_caches, read_baseline
+from scope.evaluation.parquet import write_parquet
 from scope.evaluation.results import find_result_folders
 from scope.evaluation.tables import print_table
 
@@ -31,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             evaluation = evaluate(shown, read_baseline(Path(arguments.baseline)))
         if evaluation.rows:
             print_table(evaluation.rows)
+            write_parquet(evaluation.rows, arguments.results_dir / "results.parquet")
         if arguments.report and evaluation.rows:
             from scope.evaluation.report import write_report
 

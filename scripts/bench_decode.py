@@ -2,6 +2,7 @@
 
     python scripts/bench_decode.py --shape llama-3.1-8b --batches 1 8 32 96
     python scripts/bench_decode.py --shape llama-3.1-8b --largest_batch --memory_gb 80
+    torchrun --nproc_per_node 2 scripts/bench_decode.py --shape llama-3.1-8b --tensor_parallel
 
 Prints a table, and as the last line the same as JSON. The floor of a step is the time that copying
 as many bytes takes as it must read: every weight but the embedding, and every cached key and value,
@@ -23,6 +24,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,7 @@ from transformers import PreTrainedModel
 
 from scope import Compression, ScopeError, patch
 from scope.generation.session import Session
+from scope.harness.ranks import process_group
 from scope.kernels import argmax
 from scope.methods.api import Score
 from scope.registry import SCORES, find
@@ -61,6 +64,11 @@ _PEER_STEPS = 50  # a full cache takes up to 0.1 s a step
 
 def main() -> None:
     args = _arguments()
+    with process_group() if args.tensor_parallel else nullcontext():
+        _bench(args)
+
+
+def _bench(args: argparse.Namespace) -> None:
     compressions = _compressions(args)
     limit_memory(args)
     if args.largest_batch:  # a batch that leaves no room for recording its steps does not fit
@@ -267,6 +275,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--max_new_tokens", type=int, default=8192)
     parser.add_argument("--start", type=int, default=600, help="step at which timing begins")
     parser.add_argument("--steps", type=int, default=100, help="steps timed, in blocks")
+    parser.add_argument(
+        "--tensor_parallel",
+        action="store_true",
+        help="split the shape over the processes that torchrun --nproc_per_node N has started; "
+        "bytes and floor are those of one",
+    )
     parser.add_argument(
         "--kvpress_python",
         metavar="COMMAND",

@@ -16,6 +16,14 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, Cache, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+_LLAMA_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
 SHAPES: dict[str, dict[str, Any]] = {
     "llama-3.1-8b": {
         "vocab_size": 128256,
@@ -25,14 +33,17 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_attention_heads": 32,
         "num_key_value_heads": 8,
         "max_position_embeddings": 131072,
-        "rope_parameters": {
-            "rope_type": "llama3",
-            "rope_theta": 500000.0,
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 8192,
-        },
+        "rope_parameters": _LLAMA_ROPE,
+    },
+    "llama-3.1-70b": {
+        "vocab_size": 128256,
+        "hidden_size": 8192,
+        "intermediate_size": 28672,
+        "num_hidden_layers": 80,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 131072,
+        "rope_parameters": _LLAMA_ROPE,
     },
     "tiny": {
         "vocab_size": 512,
@@ -112,8 +123,26 @@ def load_model(args: argparse.Namespace) -> PreTrainedModel:
             sys.exit(2)
         return model.to(args.device)
     config = LlamaConfig(**SHAPES[args.shape], bos_token_id=None, eos_token_id=None)
+    if getattr(args, "tensor_parallel", False):
+        return _part_of_model(config, dtype, args.device)
     with torch.device(args.device):
         return LlamaForCausalLM._from_config(config, dtype=dtype, attn_implementation="sdpa").eval()
+
+
+def _part_of_model(config: LlamaConfig, dtype: torch.dtype, device: str) -> PreTrainedModel:
+    """This process's part, of which no more is ever allocated."""
+    from scope.attention.splitting import split_over_ranks
+
+    with torch.device("meta"):
+        model = LlamaForCausalLM._from_config(config, dtype=dtype, attn_implementation="sdpa")
+    split_over_ranks(model)
+    model.to_empty(device=device)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.normal_(std=0.02) if weight.dim() > 1 else weight.fill_(1)
+    with torch.device(device):  # what it computes of the configuration is not on the meta device
+        model.model.rotary_emb = type(model.model.rotary_emb)(config)
+    return model.eval()
 
 
 def _line(error: Exception) -> str:

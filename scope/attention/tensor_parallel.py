@@ -24,10 +24,9 @@ class GatheredLinear(nn.Linear):
         return self.combine(functional.linear(x, self.weight, self.bias))
 
     def combine(self, output: Tensor) -> Tensor:
-        ranks = dist.get_world_size()
-        parts = output.new_empty(ranks * len(output), *output.shape[1:])
-        dist.all_gather_into_tensor(parts, output.contiguous())
-        return torch.cat(parts.chunk(ranks), dim=-1)
+        parts = [torch.empty_like(output) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, output.contiguous())
+        return torch.cat(parts, dim=-1)
 
 
 def combined(layer: nn.Module, output: Tensor) -> Tensor:

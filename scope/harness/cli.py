@@ -13,6 +13,7 @@ from scope.evaluation.tables import print_table
 from scope.harness.command_line import Command, parse_command
 from scope.harness.data import load_examples
 from scope.harness.jobs import Job, jobs_of
+from scope.harness.log import logged
 from scope.harness.models import Models
 from scope.harness.plan import make_plan
 from scope.harness.ranks import check_splittable, own_folder, process_group
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 jobs += checked_jobs(command)
                 return _run_split(jobs)
         jobs += checked_jobs(command)
-        return _plan(jobs) if command.dry_run else _run(jobs)
+        return _plan(jobs) if command.dry_run else _run(jobs, command.log_to)
 
     return exit_code_of(work)
 
@@ -77,11 +78,11 @@ def _plan(jobs: list[Job]) -> int:
     return 0
 
 
-def _run(jobs: list[Job]) -> int:
+def _run(jobs: list[Job], log_to: str | None) -> int:
     """Check all jobs, then run one after the other, then score what is there."""
     models = Models()
     check_jobs(jobs, models)
-    with scored(jobs):
+    with scored(jobs), logged(jobs, log_to):
         failed = [job for job in jobs if not _run_one(job, models)]
     if failed and len(jobs) > 1:
         names = ", ".join(f"{job.label} on {job.dataset}" for job in failed)

@@ -11,6 +11,7 @@ import yaml
 from scope.errors import ScopeError
 from scope.harness.config import BatchSize, RunConfig
 from scope.harness.grid import Exclusions, combinations
+from scope.harness.log import SERVICES
 from scope.methods.fidelity import Fidelity, choices_of
 from scope.methods.options import Option
 from scope.registry import readers_of_options
@@ -28,6 +29,7 @@ class Command:
     runs: list[RunConfig]
     dry_run: bool
     tensor_parallel: bool = False
+    log_to: str | None = None
 
 
 def parse_command(arguments: Sequence[str] | None = None) -> Command:
@@ -44,7 +46,7 @@ def parse_command(arguments: Sequence[str] | None = None) -> Command:
     """
     options = vars(_parser().parse_args(arguments))
     dry_run, config_file = options.pop("dry_run"), options.pop("config")
-    tensor_parallel = options.pop("tensor_parallel")
+    tensor_parallel, log_to = options.pop("tensor_parallel"), options.pop("log_to")
     common = _plainly_named(_read_yaml(config_file)) if config_file else {}
     excluded = Exclusions(common.pop("exclude", []))
     runs = common.pop("runs", None)
@@ -62,7 +64,7 @@ def parse_command(arguments: Sequence[str] | None = None) -> Command:
     if not configs:
         raise ScopeError(f"{config_file}: `exclude` leaves none of the runs")
     _refuse_unread({*common, *options}, configs)
-    return Command(configs, dry_run, tensor_parallel)
+    return Command(configs, dry_run, tensor_parallel, log_to)
 
 
 def _grid(values: Mapping[str, Any], own: Collection[str]) -> list[RunConfig]:
@@ -112,6 +114,9 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         default=False,
         help="split the model over the processes that torchrun --nproc_per_node N has started",
+    )
+    parser.add_argument(
+        "--log_to", choices=SERVICES, default=None, help="tell how far the runs are"
     )
     for option in _own_options():
         kind, many = _kind(option.type)

@@ -10,6 +10,7 @@ from scope.errors import ScopeError
 from scope.harness.cli import check_jobs, checked_jobs, exit_code_of, scored
 from scope.harness.command_line import Parser, parse_command
 from scope.harness.jobs import Job
+from scope.harness.log import logged
 from scope.harness.models import Models
 from scope.harness.progress import progress
 from scope.harness.sweep.local import ThisProcess, tell
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _print_plan(units, own.shard.count if own.shard else own.workers or 1)
             return 0
         check_jobs(jobs, models)
-        with scored(jobs):
+        with scored(jobs), logged(jobs, command.log_to):
             unfinished = _do(units, own, models)
         if unfinished:
             names = ", ".join(unit.name for unit in unfinished)

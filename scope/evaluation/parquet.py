@@ -1,0 +1,40 @@
+"""All scored examples as one table, a row each, for whatever reads Parquet."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from scope.errors import ScopeError
+from scope.evaluation.evaluate import Row
+
+
+def write_parquet(rows: Iterable[Row], path: Path) -> Path:
+    """Write the examples of all rows of a table.
+
+    Raises:
+        ScopeError: where the file cannot be written.
+    """
+    examples = [
+        {
+            "configuration": row.name,
+            "model": row.result.model,
+            "dataset": row.result.dataset,
+            "file": str(row.result.path),
+            "index": record.index,
+            "accuracy": accuracy,
+            "generated_tokens": record.generated_tokens,
+            "stopped": record.stopped,
+            "questions": list(record.questions),
+            "answers": list(record.answers),
+            "pred": record.pred,
+        }
+        for row in rows
+        for record, accuracy in zip(row.result.records, row.score.accuracies, strict=True)
+    ]
+    try:
+        pq.write_table(pa.Table.from_pylist(examples), path)
+    except OSError as error:
+        raise ScopeError(f"{path}: cannot be written ({error})") from None
+    return path
