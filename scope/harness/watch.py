@@ -36,14 +36,14 @@ class Watch:
     """
 
     def __init__(self, jobs: Sequence[Job]) -> None:
-        self._examples = {job: len(select_rows(job)) for job in jobs}
-        self.total = sum(self._examples.values())
+        self._examples = [(job, len(select_rows(job))) for job in jobs]
+        self.total = sum(examples for _, examples in self._examples)
         self._began, self._tokens_before = time.monotonic(), self._tokens()
 
     def look(self) -> Standing:
         """Where the jobs stand now."""
         done = 0
-        for job, examples in self._examples.items():
+        for job, examples in self._examples:
             files = [folder / job.result_file.name for folder in _folders(job)]
             # While slices are joined, some examples are in two files.
             done += min(examples, sum(ResultFile(file).count() for file in files))
@@ -53,7 +53,7 @@ class Watch:
     def _tokens(self) -> int:
         return sum(
             start["tokens"]
-            for job in self._examples
+            for job, _ in self._examples
             for folder in _folders(job)
             for start in _starts(folder)
         )

@@ -111,11 +111,14 @@ def cluster(address: str) -> Iterator[Any]:
 
 def _join(ray: Any, address: str, options: dict[str, Any]) -> None:
     try:
-        ray.init(address=address, **options)
-    except ConnectionError as error:
-        if address != "auto":
-            raise ScopeError(f"--ray {address}: no cluster answers there ({error})") from None
-        ray.init(include_dashboard=False, **options)
+        try:
+            ray.init(address=address, **options)
+        except ConnectionError:
+            if address != "auto":
+                raise
+            ray.init(include_dashboard=False, **options)
+    except Exception as error:  # Ray has no class of its own for a node that does not start
+        raise ScopeError(f"--ray {address}: no cluster answers or starts ({error})") from error
 
 
 def sizes(ray: Any, count: int | None, gpus: float | None) -> tuple[int, float, int]:
