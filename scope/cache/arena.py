@@ -34,6 +34,7 @@ class Arena:
         room: ``[N, B, H]`` int32, how many it has; one until a prompt has come.
         gap: ``[N, B, H]`` int32, how many tokens less it keeps of the prompt than another head of
             its layer does.
+        missing: ``[N, B]`` the same for all heads of a layer together, on the host.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Arena:
         self.start = one_each + slots * torch.arange(batch_size, device=device)[:, None]
         self.room = torch.ones(shape, dtype=torch.int32, device=device)
         self.gap = torch.zeros_like(self.room)
+        self.missing = np.zeros((layers, batch_size), np.int64)
 
     @property
     def kv_bytes(self) -> int:
@@ -74,6 +76,7 @@ class Arena:
         start = row * self.slots + np.cumsum(rooms).reshape(rooms.shape) - rooms
         for part, counts in ((self.start, start), (self.room, rooms), (self.gap, gaps)):
             part[:, row] = torch.as_tensor(counts, dtype=part.dtype)
+        self.missing[:, row] = gaps.sum(axis=1)
         own = slice(row * self.slots, (row + 1) * self.slots)
         self.positions[own] = self.ranks[own] = FREE
         # Free slots have weight 0, but 0 times what an overflow has left behind would be NaN.

@@ -455,9 +455,12 @@ class SlotCache(Cache):
         schedule = self.schedule
         rounded = self.recipe.storage.rounded(schedule.kept)
         held = schedule.now.lengths + schedule.losses - rounded
-        per_slot = np.array([2 * layer.keys[0, :, 0].nbytes for layer in self.layers])
+        held *= self.layers[0].vacant.shape[1]  # of all heads
+        if self.arena is not None:
+            held = np.maximum(held - self.arena.missing, 0)  # idle rows hold nothing
+        of_one = [2 * layer.keys.shape[-1] * layer.keys.itemsize for layer in self.layers]
         beside = np.array(
             [0 if layer.rounded is None else layer.rounded.nbytes for layer in self.layers]
         )
         per_rounded = beside // (np.maximum(self.plan.rounded, 1) * schedule.now.step.size)
-        return per_slot @ held + per_rounded @ rounded
+        return np.array(of_one) @ held + per_rounded @ rounded

@@ -105,7 +105,7 @@ def test_memory_is_that_of_uniform_budgets(strategy: str, per_head: bool) -> Non
     """Whatever the shares are: two rows, two prompts, and one that is shorter than C."""
     prompts = [random_tokens(length, seed=length) for length in (40, 33, 11)]
     sizes = {**SIZES, "decoding_window_size": 6, "decoding_recent_size": 2}
-    bytes_held = []
+    bytes_held, read = [], []
     for options in ({"budget": "uniform"}, {"budget": "zigzag", "per_head": per_head}):
         compression = Compression.from_shared("SnapKV", strategy, **sizes, **options)
         with patch(tiny_model("gqa")) as model:
@@ -120,7 +120,10 @@ def test_memory_is_that_of_uniform_budgets(strategy: str, per_head: bool) -> Non
             assert cache.kv_bytes == sum(stored.values())
             assert cache.kv_bytes == 2 * cache.plan.kv_bytes(torch.float32)
             bytes_held.append(cache.kv_bytes)
+            session.step(torch.tensor([1, 2]))
+            read.append(cache.held_bytes().tolist())
     assert bytes_held[0] == bytes_held[1]
+    assert read[0] == read[1]
 
 
 @pytest.mark.parametrize(
