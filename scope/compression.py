@@ -9,6 +9,7 @@ from scope.errors import ScopeError
 from scope.methods.budget import Budget
 from scope.methods.compressor import Compressor
 from scope.methods.fidelity import Fidelity
+from scope.methods.heads import Heads
 from scope.methods.options import Option, options_of
 from scope.methods.recipe import Recipe
 from scope.methods.score import Score
@@ -70,7 +71,7 @@ class Methods:
     @property
     def reads(self) -> Mapping[str, Option]:
         """Every option that some of them read, by name."""
-        parts = (self.compressor, self.budget, self.strategy, self.score, Storage)
+        parts = (self.compressor, self.budget, self.strategy, self.score, Storage, Heads)
         return {
             name: one
             for part in parts
@@ -144,7 +145,8 @@ class Compression:
         recipe.storage.check(recipe.strategy, recipe.score, recipe.frozen_prefix)
         # A method finds some of its defaults itself.
         set_field(self, "options", {})
-        for part in (recipe.compressor, recipe.budget, recipe.strategy, recipe.score):
+        shared = recipe.heads if recipe.heads.share_heads else None
+        for part in (recipe.compressor, recipe.budget, recipe.strategy, recipe.score, shared):
             for name in _option_names(part):
                 self.options[name] = getattr(part, name)
         self.options.update(recipe.storage.told)
@@ -256,6 +258,7 @@ class Compression:
             score_dtype=self.fidelity.score_dtype,
             frozen_prefix=self.fidelity.frozen_prefix,
             storage=_build(Storage, settings),
+            heads=_build(Heads, settings),
         )
 
 

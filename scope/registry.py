@@ -27,20 +27,29 @@ from scope.errors import ScopeError
 from scope.methods.budget import Budget
 from scope.methods.compressor import Compressor
 from scope.methods.fidelity import Fidelity
+from scope.methods.heads import Heads
 from scope.methods.options import Option, options_of
 from scope.methods.score import Score
 from scope.methods.storage import Storage
 from scope.methods.strategy import Strategy
 from scope.scores.cumulative import Cumulative
+from scope.scores.cumulative_value_norm import CumulativeValueNorm
 from scope.scores.current import Current
+from scope.scores.decayed import Decayed
 from scope.scores.expected import Expected
+from scope.scores.fresh_random import FreshRandom
+from scope.scores.last_attended import LastAttended
+from scope.scores.max_decay import MaxDecay
 from scope.scores.morphkv import MorphKV
 from scope.scores.random import Random
 from scope.scores.recent import Recent
+from scope.scores.recurrence import Recurrence
 from scope.scores.rkv import RKV
 from scope.scores.rpc import RPCScore
 from scope.scores.snapkv_decode import SnapKVDecode
 from scope.scores.triattention import TriAttention
+from scope.scores.value_norm import ValueNorm
+from scope.scores.value_range import ValueRange
 
 _Method = TypeVar("_Method")
 _Kind = type[Compressor] | type[Budget] | type[Strategy] | type[Score]
@@ -81,12 +90,20 @@ SCORES: Mapping[str, type[Score]] = {
     for cls in (
         Current,
         Cumulative,
+        Decayed,
+        MaxDecay,
+        ValueNorm,
+        CumulativeValueNorm,
+        ValueRange,
+        Recurrence,
+        LastAttended,
         SnapKVDecode,
         MorphKV,
         RKV,
         RPCScore,
         Expected,
         TriAttention,
+        FreshRandom,
         Recent,
         Random,
     )
@@ -117,10 +134,11 @@ def readers_of_options() -> Mapping[str, tuple[Option, list[str]]]:
         *STRATEGIES.values(),
         *SCORES.values(),
         Storage,
+        Heads,
     ]
     for method in methods:
         faces: list[type] = [method]
-        if not issubclass(method, Score | Storage):
+        if not issubclass(method, Score | Storage | Heads):
             faces = [method.under(paper), method.under(published)]
         for face in faces:
             for name, option in options_of(face).items():

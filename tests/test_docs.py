@@ -22,7 +22,7 @@ def test_the_guide_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert [row.rsplit(maxsplit=1)[0] for row in table] == [
         "SnapKV+slide (current)",
         "ValueNorm+slide (current)",
-        "ALLKV+root (decayed)",
+        "ALLKV+root (counted)",
     ]
     assert all(0 <= float(row.rsplit(maxsplit=1)[1]) <= 100 for row in table)
 

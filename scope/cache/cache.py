@@ -308,6 +308,7 @@ class SlotCache(Cache):
                 by_position=self.recipe.frozen_prefix == "prompt",
                 backend=self.backend,
                 log_sum_exp=None if log_sum_exp is None else log_sum_exp[i, :, start:],
+                heads=self.recipe.heads,
             )
             if self.recipe.budget.observes:
                 self._waiting.setdefault(row, []).append(prompt)
@@ -348,6 +349,13 @@ class SlotCache(Cache):
             raise ScopeError(
                 f"the compressor {self.recipe.compressor.name} answers {count} entries a head "
                 f"for a share of {np.max(share)}; fill what is missing with FREE"
+            )
+        if self.recipe.heads.share_heads and bool(
+            (entries.positions != entries.positions[:1]).any()
+        ):
+            raise ScopeError(
+                f"share_heads is true, but {self.recipe.compressor.name} with the budget "
+                f"{self.recipe.budget.name} keeps other tokens in each head; leave share_heads out"
             )
         remembered: Mapping[str, Tensor] = {}
         if self.recipe.strategy.unified and self.recipe.score is not None:

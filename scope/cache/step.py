@@ -41,7 +41,7 @@ def decode(
     score, strategy = recipe.score, recipe.strategy
     dtype = layer.keys.dtype if recipe.score_dtype == "model" else torch.float32
     received = Received((score or strategy).group_reduction, dtype)
-    looks = strategy.rewrites or layer.refreshing
+    looks = strategy.rewrites or layer.refreshing or recipe.heads.share_heads
     if layer.working is not None:
         sight = replace(sight, listed=layer.working.listed)
     if isinstance(backend, FusingBackend) and not looks and (score is None or score.kernel):
@@ -49,7 +49,8 @@ def decode(
             kernel=score.kernel if score else None,
             received=received,
             recent=strategy.recent,
-            total=layer.state.get("total"),
+            state={name: layer.state[name] for name in (score.state if score else ())},
+            constants=vars(score) if score else {},
             draw=layer.draw,
             layer=layer.index,
         )
@@ -77,7 +78,7 @@ def decode(
         return output
 
     output, current = backend.attend(layer.slots, layer.counts, new, sight, received)
-    slots = _slots(layer, new, current, sight)
+    slots = _slots(layer, new, current, sight, strategy.recent)
     if score is not None:
         score.watch(slots)
     if layer.working is not None and layer.refreshing:
@@ -85,7 +86,9 @@ def decode(
     worth = None
     if score is not None:
         # Where none may leave any number does: it is a free slot that is looked for.
-        worth = score.worth(slots).float().expand(current.shape) if asks else current
+        worth = current
+        if asks:
+            worth = recipe.heads.joined(score.worth(slots).float(), current.shape[1])
     rewrites = strategy.rewrites and asks
     if rewrites:
         slots = replace(slots, positions=slots.positions.clone(), ranks=slots.ranks.clone())
@@ -96,7 +99,7 @@ def decode(
     return output
 
 
-def _slots(layer: SlotLayer, new: NewTokens, current: Tensor, sight: Sight) -> Slots:
+def _slots(layer: SlotLayer, new: NewTokens, current: Tensor, sight: Sight, recent: int) -> Slots:
     """What a method sees: of the slots, as many as attention was told of."""
     width = current.shape[-1]
     used = layer.slots.first(width)
@@ -108,7 +111,9 @@ def _slots(layer: SlotLayer, new: NewTokens, current: Tensor, sight: Sight) -> S
         newest=layer.counts.newest,
         position=layer.counts.position,
         protected=layer.counts.protected,
+        recent=recent,
         queries=new.queries,
+        new_values=new.values,
         current=current,
         draw=layer.draw,
         layer=layer.index,

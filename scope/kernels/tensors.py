@@ -1,7 +1,8 @@
 """What the kernels of a decode step take: tensors alone."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -12,7 +13,17 @@ from scope.kernels.rounding import Codes
 FREE = -1
 
 GroupReduction = Literal["mean", "max"]
-Kernel = Literal["current", "cumulative", "recent", "random"]
+Kernel = Literal[
+    "current",
+    "cumulative",
+    "peak",
+    "recent",
+    "random",
+    "fresh random",
+    "value range",
+    "recurrence",
+    "stored",
+]
 
 
 @dataclass(frozen=True)
@@ -193,17 +204,19 @@ class Ranking:
         kernel: what they compete by; None if none ever leaves.
         received: how attention becomes one number.
         recent: R, newest tokens that stay.
-        total: ``[B, H, S]`` float32, attention so far, of ``cumulative``.
-        draw: ``[B]`` int64, what chance depends on, of ``random``.
+        state: ``[B, H, S]`` float32 each, what is remembered of every token, by name.
+        constants: what the score is set to, by name.
+        draw: ``[B]`` int64, what chance depends on.
         layer: number of the layer, likewise.
     """
 
     kernel: Kernel | None
     received: Received
     recent: int
-    total: Tensor | None = None
-    draw: Tensor | None = None
-    layer: int = 0
+    state: Mapping[str, Tensor]
+    constants: Mapping[str, Any]
+    draw: Tensor
+    layer: int
 
 
 def mixed(numbers: Tensor) -> Tensor:

@@ -88,7 +88,8 @@ class ScoredCompressor(Compressor):
 
     def keep(self, prompt: Prompt, share: Share) -> Tensor:
         window_size = min(self.window_size, prompt.length, int(np.min(share)))
-        return window_and_best(self.score(prompt), prompt.length, share, window_size)
+        scores = prompt.heads.joined(self.score(prompt), len(prompt.keys))
+        return window_and_best(scores, prompt.length, share, window_size)
 
 
 def window_and_best(scores: Tensor, length: int, share: Share, window_size: int) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from scope.kernels import Backend, backend_for
 from scope.kernels.tensors import FREE, GroupReduction, reduce_group
+from scope.methods.heads import Heads
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Prompt:
         log_sum_exp: ``[H_q, L]`` float32 of the causal attention's rows, where the model's own
             attention has told it.
         by_position: whether entries lie in the order of their positions, or as they were chosen.
+        heads: whether they choose together.
     """
 
     queries: Tensor
@@ -52,6 +54,7 @@ class Prompt:
     sliding_window: int | None = None
     score_dtype: torch.dtype = torch.float32
     by_position: bool = True
+    heads: Heads = field(default_factory=Heads)
     backend: Backend | None = None
     log_sum_exp: Tensor | None = None
     _sums: dict[tuple[int, int], Tensor] = field(default_factory=dict, repr=False, compare=False)

@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 from scope.errors import ScopeError
 from scope.methods.budget import Budget
 from scope.methods.compressor import Compressor
+from scope.methods.heads import Heads
 from scope.methods.score import Score, Shape
 from scope.methods.storage import Storage
 from scope.methods.strategy import Strategy
@@ -31,6 +32,7 @@ class Recipe:
         frozen_prefix: what a decode pool comes on top of: the kept ``prompt``, or the first C
             entries of the cache (``capacity``) in the order in which they were chosen.
         storage: how the prompt pool is stored.
+        heads: whether the heads of a layer choose together.
     """
 
     compressor: Compressor
@@ -41,6 +43,7 @@ class Recipe:
     score_dtype: Literal["float32", "model"] = "float32"
     frozen_prefix: Literal["prompt", "capacity"] = "prompt"
     storage: Storage = field(default_factory=Storage)
+    heads: Heads = field(default_factory=Heads)
 
     def __post_init__(self) -> None:
         if self.score is not None and self.strategy.working_set is not None:

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from scope.kernels.tensors import FREE, GroupReduction, Kernel
+from scope.kernels.tensors import FREE, GroupReduction, Kernel, mixed
 from scope.methods.options import option
 from scope.methods.prompt import Prompt
 
@@ -32,7 +33,9 @@ class Slots:
         newest: ``[B]`` int32 rank of the new token: a row's clock.
         position: ``[B]`` int32, its position.
         protected: ``[B]`` int32; ranks below it never leave.
+        recent: R, newest tokens that do not leave.
         queries: ``[B, H_q, D]`` of the new token, after RoPE.
+        new_values: ``[B, H, D]`` of the new token.
         current: ``[B, H, S]`` float32 attention of this step to each slot.
         draw: ``[B]`` int64, a 32-bit number that chance makes of each row's prompt.
         layer: number of the layer, from 0.
@@ -49,7 +52,9 @@ class Slots:
     newest: Tensor
     position: Tensor
     protected: Tensor
+    recent: int
     queries: Tensor
+    new_values: Tensor
     current: Tensor
     draw: Tensor
     layer: int
@@ -64,6 +69,24 @@ class Slots:
         if self.sliding_window is None:
             return seen
         return seen & (self.positions > (self.position - age - self.sliding_window)[:, None, None])
+
+    def drawn(self) -> Tensor:
+        """``[B, H, S]`` float32, 24 bits that chance makes of each token, head, layer and row."""
+        heads = torch.arange(self.ranks.shape[1], device=self.ranks.device)[:, None]
+        chance = self.draw[:, None, None] + 1_000_003 * heads + 1_000_000_007 * self.layer
+        # A float holds so many bits exactly.
+        return (mixed(mixed(self.ranks.long()) + chance) >> 8).float()
+
+    @property
+    def is_new(self) -> Tensor:
+        """``[B, H, S]`` bool, the slots of the new token."""
+        return self.ranks == self.newest[:, None, None]
+
+    @property
+    def may_go(self) -> Tensor:
+        """``[B, H, S]`` bool, the slots of tokens that are neither protected nor recent."""
+        last = self.newest[:, None, None] - self.recent
+        return (self.ranks >= self.protected[:, None, None]) & (self.ranks <= last)
 
 
 @dataclass(frozen=True)

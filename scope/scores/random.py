@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from scope.kernels.tensors import Kernel, mixed
+from scope.kernels.tensors import Kernel
 from scope.methods.options import option
 from scope.methods.score import Score, Slots
 
@@ -23,11 +22,7 @@ class Random(Score):
     about: ClassVar[str] = "control: a uniform sample stays, drawn anew for every seed and prompt"
     kernel: ClassVar[Kernel | None] = "random"
 
-    seed: int = option(42, "seed of the control `random`")
+    seed: int = option(42, "seed of scores that draw")
 
     def worth(self, slots: Slots) -> Tensor:
-        ranks = slots.ranks
-        heads = torch.arange(ranks.shape[1], device=ranks.device)[:, None]
-        chance = slots.draw[:, None, None] + 1_000_003 * heads + 1_000_000_007 * slots.layer
-        # 24 bits, which a float holds exactly.
-        return (mixed(mixed(ranks.long()) + chance) >> 8).float()
+        return slots.drawn()

@@ -24,6 +24,8 @@ from scope.kernels.triton import backend
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SCALING = 0.3
+FUSED = sorted(name for name, score in SCORES.items() if score.kernel)
+STATES = sorted({state for name in FUSED for state in SCORES[name].state})
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class FourRecent(NoEviction):
         return 4
 
 
-def recipe_of(score: str | None, between: bool = False, **options: str) -> Recipe:
+def recipe_of(score: str | None, between: bool = False, **options: str | float) -> Recipe:
     """A recipe that tokens leave by.
 
     Args:
@@ -97,7 +99,7 @@ class Twins:
         batch = len(case.prompts)
         for layer, dtype in zip(self.layers, (torch.float64, case.dtype), strict=True):
             like = torch.empty(case.head_dim, dtype=dtype, device=DEVICE)
-            state = {"total": ("H", "S")}
+            state = dict.fromkeys(STATES, ("H", "S"))
             layer.allocate(like, batch, case.heads, case.heads * case.group, self.slots, state)
         self.newest, self.held = [0] * batch, [0] * batch
         for row, length in enumerate(case.prompts):
@@ -111,13 +113,14 @@ class Twins:
     def prompt(self, row: int, length: int) -> None:
         """Start a row over."""
         keys, values = self.normal(2, self.case.heads, length, self.case.head_dim)
-        scores = torch.rand(self.case.heads, length, generator=self.random).to(DEVICE)
+        shape = len(STATES), self.case.heads, length
+        begun = dict(zip(STATES, torch.rand(shape, generator=self.random).to(DEVICE), strict=True))
         kept = torch.arange(length, device=DEVICE).expand(self.case.heads, -1)
         draw = torch.tensor(7 + row)
         for layer in self.layers:
             dtype = layer.keys.dtype
             entries = Entries(keys.to(dtype), values.to(dtype), kept)
-            layer.write_prompt(row, entries, draw, {"total": scores})
+            layer.write_prompt(row, entries, draw, begun)
         self.newest[row], self.held[row] = length - 1, length
 
     def step(self, number: int, recipe: Recipe) -> tuple[Tensor, Tensor]:
@@ -138,7 +141,7 @@ class Twins:
         for layer, kernels in zip(self.layers, (reference, backend), strict=True):
             layer.counts = StepCounts(counts[0], *counts, max(losses), self.slots)
             new = NewTokens(*(states.to(layer.keys.dtype) for states in (queries, keys, values)))
-            outputs.append(decode(layer, kernels, recipe, new, Sight(SCALING, case.window)))
+            outputs.append(decode(layer, kernels, recipe, new, Sight(SCALING, case.window), True))
         return outputs[0], outputs[1]
 
     def check_equal(self, steps: int, recipe: Recipe, tolerance: float = 1e-4) -> None:
@@ -151,8 +154,8 @@ class Twins:
             if self.newest[0] + 1 < self.slots:
                 assert torch.equal(fast.vacant, slow.vacant)
             held = (fast.positions != FREE) & (fast.ranks >= self.case.protected)
-            if recipe.score is not None and recipe.score.name == "cumulative":
-                torch.testing.assert_close(fast.state["total"][held], slow.state["total"][held])
+            for name in recipe.score.state if recipe.score else ():
+                torch.testing.assert_close(fast.state[name][held], slow.state[name][held])
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -179,6 +182,25 @@ def test_more_heads_than_programs_at_a_time(name: str, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("case", [Case(period=3), CASES["pool of many blocks"]], ids=["", "many"])
 def test_scores_that_do_not_look_at_attention(case: Case, score: str | None) -> None:
     Twins(case, seed=2).check_equal(case.steps, recipe_of(score))
+
+
+@pytest.mark.parametrize(
+    ("score", "options"),
+    [
+        *((name, {}) for name in FUSED),
+        ("decayed", {"decay": 0.5}),
+        ("max_decay", {"decay": 0.5}),
+        ("value_range", {"large": 0.0}),
+        ("value_range", {"large": 1.0}),
+        ("recurrence", {"attended_above": 0.02}),
+        ("last_attended", {"attended_above": 0.02}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", ["plain", "several losses", "pool of many blocks"])
+def test_every_score(name: str, score: str, options: dict[str, float]) -> None:
+    case = CASES[name]
+    Twins(case, seed=10).check_equal(case.steps, recipe_of(score, **options))
 
 
 @pytest.mark.parametrize("score", ["current", "cumulative"])
@@ -236,5 +258,5 @@ def test_rotates_as_transformers_does(recipe: Recipe) -> None:
             queries, keys = (states[:, :, 0] for states in turned)
             rotation = None
         new = NewTokens(queries, keys, values, rotation)
-        outputs.append(decode(layer, backend, recipe, new, Sight(SCALING)))
+        outputs.append(decode(layer, backend, recipe, new, Sight(SCALING), True))
     torch.testing.assert_close(*outputs)

@@ -39,6 +39,8 @@ _TRITON_DTYPE = {
     torch.bfloat16: tl.bfloat16,
     torch.float16: tl.float16,
 }
+# Kernels that may need what a token is worth more than once.
+_OF_ATTENTION = ("current", "cumulative", "peak", "value range", "recurrence")
 _LOG2_E = tl.constexpr(1.4426950408889634)
 _FREE = tl.constexpr(FREE)
 _FIRST = tl.constexpr(-(2**63))
@@ -54,11 +56,7 @@ def attend_and_evict(
     """
     split = _attend_splits(slots, counts, new, sight, counts.protected if ranking.kernel else None)
     output = _empty_output(new)
-    _launch_finish(
-        split, slots, counts, output, ranking.received,
-        job=ranking.kernel, total=ranking.total, draw=ranking.draw, layer=ranking.layer,
-        recent=ranking.recent,
-    )  # fmt: skip
+    _launch_finish(split, slots, counts, output, ranking)
     return output
 
 
@@ -74,10 +72,10 @@ def attend(
     split = _attend_splits(slots, counts, new, sight, every_slot if received else None)
     output = _empty_output(new)
     if received is None:
-        _launch_finish(split, slots, counts, output, Received(), job=None)
+        _launch_finish(split, slots, counts, output, None)
         return output, None
     attention = torch.empty(slots.shape[:3], dtype=torch.float32, device=output.device)
-    _launch_finish(split, slots, counts, output, received, job="report", total=attention)
+    _launch_finish(split, slots, counts, output, received, attention)
     return output, attention
 
 
@@ -224,17 +222,21 @@ def _launch_finish(
     slots: SlotTensors,
     counts: StepCounts,
     output: Tensor,
-    received: Received,
-    *,
-    job: str | None,
-    total: Tensor | None = None,
-    draw: Tensor | None = None,
-    layer: int = 0,
-    recent: int = 1,
+    job: Ranking | Received | None,
+    worths: Tensor | None = None,
 ) -> None:
-    """Join the splits, and beside that do the job: evict by a score, or report the attention."""
+    """Join the splits, and beside that evict by a ranking, or say in ``worths`` what is received.
+
+    Where several tokens leave at once, their worths wait there for their turns.
+    """
     batch, heads, length, head_dim = slots.shape
     group = output.shape[1] // heads
+    ranking = job if isinstance(job, Ranking) else None
+    received = ranking.received if ranking else job or Received()
+    kernel = ranking.kernel if ranking else None if job is None else "report"
+    state, constants = (ranking.state, ranking.constants) if ranking else ({}, {})
+    if kernel in _OF_ATTENTION:
+        worths = torch.empty(slots.shape[:3], dtype=torch.float32, device=output.device)
     _finish[heads, batch, 2](
         split.logits,
         split.weighted,
@@ -243,8 +245,14 @@ def _launch_finish(
         output,
         slots.positions,
         slots.ranks,
-        total,
-        draw,
+        slots.values,
+        worths,
+        state.get("total"),
+        state.get("norm"),
+        state.get("range"),
+        state.get("last"),
+        state.get("gap"),
+        ranking.draw if ranking else None,
         slots.vacant,
         *_spans(slots),
         counts.newest,
@@ -253,14 +261,17 @@ def _launch_finish(
         counts.position,
         length,
         split.plan.splits,
-        layer,
-        recent,
+        ranking.layer if ranking else 0,
+        ranking.recent if ranking else 1,
+        constants.get("decay", 1.0),
+        constants.get("attended_above", 0.0),
+        constants.get("large", 0.0),
         GROUP=group,
         HEAD_DIM=head_dim,
         BLOCK_GROUP=triton.next_power_of_2(group),
         BLOCK_SPLITS=triton.next_power_of_2(split.plan.splits),
         BLOCK=256 * split.plan.finishing_warps,
-        JOB=job,
+        JOB=kernel,
         SPANS=slots.spans is not None,
         MEAN=received.reduction == "mean",
         SCORE_DTYPE=_TRITON_DTYPE[received.dtype],
@@ -537,7 +548,13 @@ def _finish(
     output_ptr,
     positions_ptr,
     ranks_ptr,
+    values_ptr,
+    worths_ptr,
     total_ptr,
+    norm_ptr,
+    range_ptr,
+    last_ptr,
+    pause_ptr,
     draw_ptr,
     vacant_ptr,
     start_ptr,
@@ -551,6 +568,9 @@ def _finish(
     splits,
     layer,
     recent,
+    decay,
+    threshold,
+    large,
     GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_GROUP: tl.constexpr,
@@ -563,8 +583,8 @@ def _finish(
 ):
     """Join the splits of one head; beside that, a second program looks after its slots.
 
-    JOB names the score that slots are freed by; ``report`` writes to ``total`` what attention each
-    slot received and frees none.
+    JOB names what slots are freed by; ``report`` writes to ``worths`` what attention each slot
+    received and frees none.
     """
     head, row = tl.program_id(0), tl.program_id(1)
     pair = (row * tl.num_programs(0) + head).to(tl.int64)
@@ -593,10 +613,12 @@ def _finish(
     logits_ptr += pair * GROUP * slots
     newest = tl.load(newest_ptr + row)
     new_slot = tl.load(vacant_ptr + pair)
-    tl.store(positions_ptr + new_slot, tl.load(position_ptr + row))
+    position = tl.load(position_ptr + row)
+    tl.store(positions_ptr + new_slot, position)
     tl.store(ranks_ptr + new_slot, newest)
+    if worths_ptr is not None:
+        worths_ptr += pair * slots
     if JOB == "report":
-        total_ptr += pair * slots
         for first in range(0, slots, BLOCK):
             slot = first + tl.arange(0, BLOCK)
             # Other slots from the newest rank on were never taken, and have no logits.
@@ -604,22 +626,50 @@ def _finish(
             received = _received(
                 logits_ptr, slots, slot, inside, maximum, total, g, GROUP, MEAN, SCORE_DTYPE
             )
-            tl.store(total_ptr + slot, received, mask=slot < slots)
+            tl.store(worths_ptr + slot, received, mask=slot < slots)
     else:
         vacant = newest + 1 - gap
         if JOB is not None:
-            if JOB == "cumulative":
+            if total_ptr is not None:
                 total_ptr += first_slot
+            if last_ptr is not None:
+                last_ptr += first_slot
+            if pause_ptr is not None:
+                pause_ptr += first_slot
+            # What is written once, with the token.
+            new_norm = 0.0
+            if norm_ptr is not None or range_ptr is not None:
+                d = tl.arange(0, HEAD_DIM)
+                value = tl.load(values_ptr + (first_slot + new_slot) * HEAD_DIM + d)
+                value = value.to(tl.float32)
+            if norm_ptr is not None:
+                norm_ptr += first_slot
+                new_norm = tl.sum(tl.abs(value))
+                tl.store(norm_ptr + new_slot, new_norm)
+            if range_ptr is not None:
+                range_ptr += first_slot
+                tl.store(range_ptr + new_slot, tl.max(value) - tl.min(value))
+            if JOB == "stored":
+                tl.store(total_ptr + new_slot, 0.0)
             chance = 0
-            if JOB == "random":
+            if JOB == "random" or JOB == "fresh random" or JOB == "value range":
                 chance = tl.load(draw_ptr + row) + 1_000_003 * head
                 chance += 1_000_000_007 * tl.cast(layer, tl.int64)
+            if JOB == "fresh random":
+                chance += 1_000_000_021 * tl.cast(newest, tl.int64)
             protected = tl.load(protected_ptr + row)
             losses = tl.load(losses_ptr + row)
             # A protected token's slot is its rank, and no slot beyond the newest rank was ever
             # taken.
             start = tl.maximum(tl.minimum(protected, newest) - gap, 0)
             end = tl.minimum(newest + 1 - gap, room)
+            last_to_go = newest - recent
+            least_large = 0
+            if JOB == "value range":  # noqa: SIM102  (known when compiling)
+                if losses > 0:
+                    least_large = _least_large(
+                        range_ptr, ranks_ptr, start, end, protected, last_to_go, large, BLOCK
+                    )
             # Losers leave in order, so whoever comes after the last one is still there. The first
             # round also looks for a free slot and adds to the scores. Each lane keeps the best of
             # its slots; they are compared once a round.
@@ -637,25 +687,33 @@ def _finish(
                     free = tl.where(is_free, tl.minimum(free, slot), free)
                     if JOB == "recent":
                         key = rank
-                    elif JOB == "random":
-                        key = ((mixed(mixed(rank) + chance) >> 8) << 32) - rank
+                    elif JOB == "random" or JOB == "fresh random":
+                        key = (_drawn(rank, chance) << 32) - rank
+                    elif JOB == "stored":
+                        key = _ordered(tl.load(total_ptr + slot, mask=inside, other=0.0), rank)
                     else:
-                        worth = _received(
-                            logits_ptr, slots, slot, inside, maximum, total, g,
-                            GROUP, MEAN, SCORE_DTYPE,
-                        )  # fmt: skip
-                        if JOB == "cumulative":
-                            sofar = tl.load(total_ptr + slot, mask=inside & ~is_new, other=0.0)
-                            worth = tl.where(loss == 0, sofar + worth, sofar)
-                            tl.store(total_ptr + slot, worth, mask=inside & (loss == 0))
+                        if loss == 0:
+                            worth = _received(
+                                logits_ptr, slots, slot, inside, maximum, total, g,
+                                GROUP, MEAN, SCORE_DTYPE,
+                            )  # fmt: skip
+                            worth = _worth(
+                                worth, slot, rank, inside, inside & ~is_new, position, chance,
+                                least_large, new_norm, total_ptr, norm_ptr, range_ptr, last_ptr,
+                                pause_ptr, decay, threshold, JOB,
+                            )  # fmt: skip
+                            if losses > 1:
+                                tl.store(worths_ptr + slot, worth, mask=inside)
+                        else:
+                            worth = tl.load(worths_ptr + slot, mask=inside, other=0.0)
                         key = (worth.to(tl.int32, bitcast=True).to(tl.int64) << 32) - rank
-                    may_go = (rank >= protected) & (rank <= newest - recent) & ~is_new
+                    may_go = (rank >= protected) & (rank <= last_to_go) & ~is_new
                     may_go &= losses > 0
                     least, loser = _lower(key, slot, may_go, last_key, last_slot, least, loser)
                 lowest = tl.min(least)
                 leaves = tl.min(tl.where(least == lowest, loser, slots))
-                if JOB == "cumulative":
-                    tl.debug_barrier()  # the next round reads the scores
+                if worths_ptr is not None:
+                    tl.debug_barrier()  # the next round reads the worths
                 tl.store(positions_ptr + leaves, _FREE, mask=leaves < slots)
                 tl.store(ranks_ptr + leaves, _FREE, mask=leaves < slots)
                 vacant = tl.minimum(vacant, tl.minimum(tl.min(free), leaves))
@@ -707,9 +765,7 @@ def _evict(
                 rank = tl.load(ranks_ptr + slot, mask=inside, other=_FREE).to(tl.int64)
                 free = tl.where(inside & (rank == _FREE), tl.minimum(free, slot), free)
                 worth = tl.load(worth_ptr + slot, mask=inside, other=0.0)
-                bits = worth.to(tl.int32, bitcast=True)
-                bits = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # as in the reference
-                key = (bits.to(tl.int64) << 32) - rank
+                key = _ordered(worth, rank)
                 may_go = (rank >= protected) & (rank <= newest - recent) & (losses > 0)
                 least, loser = _lower(key, slot, may_go, last_key, last_slot, least, loser)
             lowest = tl.min(least)
@@ -727,6 +783,87 @@ def _lower(key, slot, may_go, last_key, last_slot, least, loser):
     may_go &= (key > last_key) | ((key == last_key) & (slot > last_slot))
     lower = may_go & (key < least)
     return tl.where(lower, key, least), tl.where(lower, slot, loser)
+
+
+@triton.jit
+def _ordered(worth, rank):
+    """Keys as in the reference; the bits of floats that are not negative need no turning."""
+    bits = worth.to(tl.int32, bitcast=True)
+    bits = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    return (bits.to(tl.int64) << 32) - rank
+
+
+@triton.jit
+def _worth(
+    received, slot, rank, inside, old, position, chance, least_large, new_norm,
+    total_ptr, norm_ptr, range_ptr, last_ptr, pause_ptr, decay, threshold, JOB: tl.constexpr,
+):  # fmt: skip
+    """What a block of slots competes by, none of it negative; their states are brought up to date.
+
+    Slots that are not old begin, whatever they have held before.
+    """
+    if JOB == "recurrence":
+        now = position.to(tl.float32)
+        last = tl.where(old, tl.load(last_ptr + slot, mask=old, other=0.0), now)
+        attended = received > threshold
+        worth = tl.where(attended, now, last)
+        tl.store(last_ptr + slot, worth, mask=inside)
+        if pause_ptr is not None:
+            gap = tl.load(pause_ptr + slot, mask=old, other=0.0)
+            gap = tl.where(attended, tl.maximum(gap, now - last), gap)
+            tl.store(pause_ptr + slot, gap, mask=inside)
+            gap = tl.maximum(gap, 1.0)
+            worth = 2 / (1 + tl.exp((now - worth) / gap)) + 2 / (1 + tl.exp(1 / gap))
+        return worth
+    worth = received
+    if norm_ptr is not None:
+        worth *= tl.where(old, tl.load(norm_ptr + slot, mask=old, other=0.0), new_norm)
+    if total_ptr is not None:
+        sofar = decay * tl.load(total_ptr + slot, mask=old, other=0.0)
+        worth = tl.maximum(sofar, worth) if JOB == "peak" else sofar + worth
+        tl.store(total_ptr + slot, worth, mask=inside)
+    if JOB == "value range":
+        spread = tl.load(range_ptr + slot, mask=inside, other=0.0)
+        uniform = (_drawn(rank, chance).to(tl.float32) + 0.5) * 2.0**-24
+        is_large = spread.to(tl.int32, bitcast=True) >= least_large
+        worth = tl.where(is_large, spread * 2.0**100, worth / -tl.log(uniform))
+    return worth
+
+
+@triton.jit
+def _least_large(
+    range_ptr, ranks_ptr, start, end, protected, last_to_go, large, BLOCK: tl.constexpr
+):
+    """Bits of the least range among the large, so many as are their share of those that may go.
+
+    Found bit by bit: there is no room to sort, and nothing depends on how the slots lie.
+    """
+    may_go = _reaching(range_ptr, ranks_ptr, start, end, protected, last_to_go, 0, BLOCK)
+    wanted = (large * may_go.to(tl.float32)).to(tl.int32)
+    least = wanted * 0
+    for bit in range(30, -1, -1):
+        tried = least | (1 << bit)
+        reaching = _reaching(range_ptr, ranks_ptr, start, end, protected, last_to_go, tried, BLOCK)
+        least = tl.where(reaching >= wanted, tried, least)
+    return least
+
+
+@triton.jit
+def _reaching(range_ptr, ranks_ptr, start, end, protected, last_to_go, bits, BLOCK: tl.constexpr):
+    """How many of those that may go have a range of at least these bits."""
+    reaching = tl.full((BLOCK,), 0, tl.int32)
+    for first in range(start, end, BLOCK):
+        slot = first + tl.arange(0, BLOCK)
+        rank = tl.load(ranks_ptr + slot, mask=slot < end, other=_FREE)
+        own = tl.load(range_ptr + slot, mask=slot < end, other=0.0).to(tl.int32, bitcast=True)
+        reaching += ((rank >= protected) & (rank <= last_to_go) & (own >= bits)).to(tl.int32)
+    return tl.sum(reaching)
+
+
+@triton.jit
+def _drawn(rank, chance):
+    """24 bits, of which the same rank and chance draw the same."""
+    return mixed(mixed(rank) + chance) >> 8
 
 
 @triton.jit
