@@ -664,7 +664,7 @@ def _finish(
             start = tl.maximum(tl.minimum(protected, newest) - gap, 0)
             end = tl.minimum(newest + 1 - gap, room)
             last_to_go = newest - recent
-            least_large = 0
+            least_large = losses * 0
             if JOB == "value range":  # noqa: SIM102  (known when compiling)
                 if losses > 0:
                     least_large = _least_large(
