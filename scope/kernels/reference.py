@@ -132,9 +132,13 @@ def _append(slots: SlotTensors, counts: StepCounts, new: NewTokens) -> None:
 
 def evict(slots: SlotTensors, counts: StepCounts, worth: Tensor | None, recent: int) -> None:
     """Free the slots of the least worthy tokens, and choose the next vacant one; see `Backend`."""
-    if worth is None:  # every token's slot is its rank
-        next_rank = (counts.newest + 1).clamp(max=slots.ranks.shape[-1] - 1)
-        slots.vacant.copy_(next_rank[:, None].expand_as(slots.vacant))
+    if worth is None:  # no token has left, and each one's slot follows from its rank
+        next_slot = counts.newest[:, None] + 1
+        if slots.spans is None:
+            next_slot = next_slot.clamp(max=slots.ranks.shape[-1] - 1)
+        else:  # an idle row counts from 0, below its gap
+            next_slot = (next_slot - slots.spans.gap).minimum(slots.spans.room - 1).clamp(min=0)
+        slots.vacant.copy_(next_slot.expand_as(slots.vacant))
         return
     if counts.most_losses > 0:
         used = slots.first(counts.used)

@@ -182,6 +182,14 @@ def test_uneven_budgets_sum_to_the_even_ones_and_differ() -> None:
     assert np.array_equal(kept, held.amax(dim=-1).cpu().numpy())
 
 
+def test_heads_of_uneven_shares_hold_the_whole_generation() -> None:
+    _, held = run(Compression("SnapKV", budget=Uneven, **PROMPT), PROMPTS)
+    for row, prompt in enumerate(PROMPTS):
+        generated = list(range(len(prompt), len(prompt) + STEPS))
+        for layer in held[-1]:
+            assert layer[row, :, -STEPS:].tolist() == [generated] * layer.shape[1]
+
+
 def test_a_budget_above_its_ceiling_is_refused() -> None:
     class TooMuch(Uneven):
         def ceiling(self, length: int, num_layers: int) -> list[int]:
