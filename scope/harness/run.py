@@ -202,7 +202,7 @@ class _Found:
                 if record.get("sample", 0) == 0
             }
             return [records[example.index]["generated_ids"] for example in self.examples]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise ScopeError(
                 f"--compare_with {path}: expected a finished result file of this program on the "
                 "same data file"

@@ -44,7 +44,7 @@ def attend(
     used = slots.first(counts.used)
     listed = sight.listed
     if listed is not None and listed.full is None:
-        used = _taken(used, listed.slots)
+        used = _taken(slots, listed.slots)  # a row without a prompt may list a slot not yet used
     visible = used.positions != FREE
     if listed is not None and listed.full is not None:
         visible &= _named(listed.slots, counts.used) | (listed.full[:, None, None] != 0)
@@ -115,7 +115,8 @@ def _taken(slots: SlotTensors, names: Tensor) -> SlotTensors:
 def _named(names: Tensor, count: int) -> Tensor:
     """Which of the first slots have these names: ``[B, H, count]``."""
     flags = names.new_zeros(*names.shape[:2], count + 1, dtype=torch.bool)
-    return flags.scatter_(2, names.long().where(names != FREE, count), True)[..., :count]
+    known = (names != FREE) & (names < count)
+    return flags.scatter_(2, names.long().where(known, count), True)[..., :count]
 
 
 def _append(slots: SlotTensors, counts: StepCounts, new: NewTokens) -> None:

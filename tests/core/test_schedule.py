@@ -84,7 +84,7 @@ def test_discontinuous_selects_as_often_as_its_window_grows(total: int, window: 
 def test_a_generation_shorter_than_its_window_loses_nothing() -> None:
     for strategy in STRATEGIES:
         for total in (1, 100, R, R + 1, 511):
-            if strategy != "pyramidinfer":
+            if strategy not in ("pyramidinfer", "rpc"):  # by layer; a share of t from the start
                 assert count(strategy, 512, total, steps=total).pools[-1] == min(total, 512)
 
 

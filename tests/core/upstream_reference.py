@@ -55,7 +55,7 @@ class UpstreamReference(SlowReference):
         self.length, self.step = len(prompt), 0
         # All layers count in the same three: calls, calls let pass, and layers that have selected.
         self.calls = self.passed = self.selected = 0
-        self.cache, self.prompt_scores = [], []
+        self.cache, self.prompt_scores, self.working = [], [], []
         everyone = list(range(self.length))
         hidden = self.model.model.embed_tokens(torch.tensor([prompt]))
         for layer_idx, layer in enumerate(self.model.model.layers):
