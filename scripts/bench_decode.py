@@ -240,9 +240,14 @@ def _ours(
         if model.device.type == "cuda":
             torch.cuda.synchronize()
         cache, lengths = session.cache, session.cache.schedule.now.lengths
-        token_bytes = cache.plan.kv_bytes(model.dtype) // sum(cache.plan.slots)
         read = cache.recipe.strategy.read
-        yield lambda: (int(read(lengths).sum()) * token_bytes, cache.kv_bytes)
+
+        def kv_bytes() -> tuple[int, int]:
+            """Read by a step, and allocated."""
+            share = read(lengths).sum() / lengths.sum()
+            return int(cache.held_bytes().sum() * share), cache.kv_bytes
+
+        yield kv_bytes
         while True:
             started = time.perf_counter()
             choice = argmax(session.step(choice))

@@ -1,6 +1,6 @@
 """How well a sweep fills several workers: seconds, tokens/s, efficiency, and whether files agree.
 
-    python scripts/bench_sweep.py GRID.yaml --workers 1 2 4 --out /tmp/bench --slice 8 ...
+    python scripts/bench_sweep.py GRID.yaml --workers 1 2 4 --out results/runs/bench --slice 8 ...
 
 Further options are those of sweep.py. Each number of workers does the whole grid on a Ray cluster
 of this machine, in a folder of its own below --out, and then once more with nothing left to do,
