@@ -366,7 +366,8 @@ class SlotCache(Cache):
         layer.write_prompt(row, entries, draw.to(layer.draw.device), remembered)
         if layer.working is not None:
             worth = self.recipe.strategy.rank_prompt(prompt)
-            layer.working.begin(row, worth, entries.positions, prompt.queries[:, -1])
+            query = prompt.queries[:, -1]
+            layer.working.begin(self.backend, row, worth, entries.positions, query)
 
     def _entries(self, prompt: Prompt, share: Share) -> Entries:
         length = prompt.length

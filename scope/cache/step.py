@@ -82,7 +82,8 @@ def decode(
     if score is not None:
         score.watch(slots)
     if layer.working is not None and layer.refreshing:
-        layer.working.refresh(full, strategy.rank(slots), slots.ranks, slots.newest)
+        best = strategy.rank(slots)
+        layer.working.refresh(backend, full, best, slots.ranks, slots.newest)
     worth = None
     if score is not None:
         # Where none may leave any number does: it is a free slot that is looked for.

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from scope.kernels.tensors import FREE, Listed, by_worth_then_newest
+from scope.kernels import Backend
+from scope.kernels.tensors import FREE, Listed
 
 Drifted = Callable[[Tensor, Tensor], Tensor | None]
 
@@ -44,18 +44,23 @@ class WorkingSet:
         parts = self.listed.slots, self.listed.since, self.query, self.refreshes
         return sum(part.nbytes for part in parts)
 
-    def begin(self, row: int, worth: Tensor, positions: Tensor, query: Tensor) -> None:
+    def begin(
+        self, backend: Backend, row: int, worth: Tensor, positions: Tensor, query: Tensor
+    ) -> None:
         """Choose a row's first set of what is held of its prompt.
 
         Args:
+            backend: what chooses.
             row: which.
             worth: ``[H, L]`` of every token of the prompt.
             positions: ``[H, P]`` of what is held, FREE for none.
             query: ``[H_q, D]`` of the last token.
         """
-        worth = worth.gather(1, positions.long().clamp(min=0))
-        self.listed.slots[row] = _best(worth, positions, self.listed.slots.shape[-1])
-        self.listed.since[row] = positions.shape[-1] - 1
+        held = worth.gather(1, positions.long().clamp(min=0))
+        held = held.masked_fill(positions == FREE, -torch.inf)
+        slots, since = self.listed.slots[row, None], self.listed.since[row, None]
+        newest = torch.full_like(since, positions.shape[-1] - 1)
+        backend.choose(Listed(slots, since), torch.ones_like(since), held[None], newest)
         self.query[row] = query.float().mean(dim=0)
 
     def drift(self, may: Tensor, drifted: Drifted, queries: Tensor) -> Tensor:
@@ -72,21 +77,10 @@ class WorkingSet:
         self.query.copy_(query.where(full[:, None] != 0, self.query))
         return full
 
-    def refresh(self, full: Tensor, worth: Tensor, ranks: Tensor, newest: Tensor) -> None:
+    def refresh(
+        self, backend: Backend, full: Tensor, worth: Tensor, ranks: Tensor, newest: Tensor
+    ) -> None:
         """Choose anew in the rows of a full step, by ``[B, H, n]`` worth."""
-        slots, is_full = self.listed.slots, full != 0
-        best = _best(worth, ranks, slots.shape[-1])
-        slots.copy_(best.where(is_full[:, None, None], slots))
-        self.listed.since.copy_(newest.where(is_full, self.listed.since))
+        held = worth.masked_fill(ranks == FREE, -torch.inf)
+        backend.choose(self.listed, full, held, newest)
         self.refreshes.add_(full)
-
-
-def _best(worth: Tensor, ranks: Tensor, size: int) -> Tensor:
-    """The slots of the largest worth, the least first, and of equals the newest; FREE in front."""
-    order = by_worth_then_newest(worth, ranks).masked_fill(ranks == FREE, _NONE)
-    best = order.topk(min(size, order.shape[-1]), dim=-1)
-    slots = best.indices.int().masked_fill(best.values == _NONE, FREE).flip(-1)
-    return functional.pad(slots, (size - slots.shape[-1], 0), value=FREE)
-
-
-_NONE = torch.iinfo(torch.int64).min

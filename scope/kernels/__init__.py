@@ -10,7 +10,15 @@ from typing import Protocol, cast, overload, runtime_checkable
 import torch
 from torch import Tensor
 
-from scope.kernels.tensors import NewTokens, Ranking, Received, Sight, SlotTensors, StepCounts
+from scope.kernels.tensors import (
+    Listed,
+    NewTokens,
+    Ranking,
+    Received,
+    Sight,
+    SlotTensors,
+    StepCounts,
+)
 
 
 class Backend(Protocol):
@@ -53,6 +61,19 @@ class Backend(Protocol):
 
         Of those neither protected nor recent, the lower of ``worth`` leave first, and of equals the
         newest. It is ``[B, H, n]`` float32 as `attend` gives it; None frees no slot.
+        """
+
+    def choose(self, listed: Listed, full: Tensor, worth: Tensor, newest: Tensor) -> None:
+        """List anew what full rows attend to: the slots of the largest worth, the least first.
+
+        Of equals the newest comes first, and is left out first; FREE stands in front where there
+        are too few. Slots are ranks.
+
+        Args:
+            listed: changed in place.
+            full: ``[B]`` int32, 1 for the rows whose lists are.
+            worth: ``[B, H, n]`` float32, of the first slots; -inf where there is no token.
+            newest: ``[B]`` int32, rank of each row's newest token.
         """
 
     def column_sums(

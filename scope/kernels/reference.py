@@ -5,6 +5,7 @@ What a CPU runs, and what the Triton kernels are tested against.
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from scope.kernels.rounding import restore_keys, restore_values, stored_as
 from scope.kernels.tensors import (
@@ -27,7 +28,7 @@ _ROWS_PER_BLOCK = 256
 _BYTES_PER_BLOCK = 2**28
 _BYTES_PER_LOGIT = 12
 
-_LAST = torch.iinfo(torch.int64).max
+_FIRST, _LAST = torch.iinfo(torch.int64).min, torch.iinfo(torch.int64).max
 
 
 def attend(
@@ -154,6 +155,19 @@ def evict(slots: SlotTensors, counts: StepCounts, worth: Tensor | None, recent: 
         for entries in (used.positions, used.ranks):
             entries.scatter_(2, victims, leaves.where(due, entries.gather(2, victims)))
     slots.vacant.copy_(slots.positions.argmin(dim=-1))
+
+
+def choose(listed: Listed, full: Tensor, worth: Tensor, newest: Tensor) -> None:
+    """List anew what full rows attend to; see `Backend`."""
+    size, slot = listed.slots.shape[-1], torch.arange(worth.shape[-1], device=worth.device)
+    there: Tensor = (worth != -torch.inf) & (slot <= newest[:, None, None])
+    order = by_worth_then_newest(worth, slot).masked_fill(~there, _FIRST)
+    best = order.topk(min(size, len(slot)), dim=-1)
+    slots = best.indices.int().masked_fill(best.values == _FIRST, FREE).flip(-1)
+    slots = functional.pad(slots, (size - slots.shape[-1], 0), value=FREE)
+    is_full = full != 0
+    listed.slots.copy_(slots.where(is_full[:, None, None], listed.slots))
+    listed.since.copy_(newest.where(is_full, listed.since))
 
 
 def sample(scores: Tensor, keys: Tensor) -> Tensor:
