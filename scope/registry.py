@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 from baselines.allkv import ALLKV
 from baselines.h2o import H2O, H2ODecoding
+from baselines.kvcompress import KVCompress
 from baselines.kvmerger import KVMerger
 from baselines.lococo import LoCoCo, LoCoCoDecoding
 from baselines.pyramidinfer import PyramidInfer, PyramidInferDecoding
@@ -12,6 +13,7 @@ from baselines.pyramidkv import PyramidKV
 from baselines.snapkv import SnapKV
 from baselines.streamingllm import StreamingLLM, StreamingLLMDecoding
 from baselines.zigzagkv import ZigZagKV
+from scope.budgets.blocks import Blocks
 from scope.budgets.pyramid import Pyramid
 from scope.budgets.uniform import Uniform
 from scope.budgets.whole import Whole
@@ -61,6 +63,7 @@ COMPRESSORS: Mapping[str, type[Compressor]] = {
         SnapKV,
         PyramidKV,
         ZigZagKV,
+        KVCompress,
         H2O,
         PyramidInfer,
         StreamingLLM,
@@ -68,7 +71,9 @@ COMPRESSORS: Mapping[str, type[Compressor]] = {
         KVMerger,
     )
 }
-BUDGETS: Mapping[str, type[Budget]] = {cls.name: cls for cls in (Whole, Uniform, Pyramid, ZigZag)}
+BUDGETS: Mapping[str, type[Budget]] = {
+    cls.name: cls for cls in (Whole, Uniform, Pyramid, ZigZag, Blocks)
+}
 STRATEGIES: Mapping[str, type[Strategy]] = {
     cls.name: cls
     for cls in (

@@ -333,6 +333,8 @@ class SlotCache(Cache):
                 f"the budget {budget.name} gives a layer {widest.max()} tokens of a prompt; its "
                 f"ceiling said at most {ceiling[np.argmax(widest > ceiling)]}"
             )
+        if (np.minimum(shares.T, length) != np.minimum(widest, length)).any():
+            self.recipe.check_unequal_heads()
         self.schedule.hold(row, widest.tolist())
         if self.arena is not None:
             own = np.broadcast_to(shares.reshape(len(prompts), -1), self.arena.start[:, row].shape)

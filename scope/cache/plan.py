@@ -16,7 +16,7 @@ from scope.cache.working import WorkingSet
 from scope.errors import ScopeError
 from scope.kernels.tensors import RoundedTensors
 from scope.methods.recipe import Recipe
-from scope.methods.strategy import Counts, Strategy
+from scope.methods.strategy import Counts
 
 
 @dataclass(frozen=True)
@@ -206,9 +206,8 @@ def arena_needed(
     a budget divides what it has: then it does not matter how.
     """
     strategy = recipe.strategy
-    own_base = type(strategy).unified_budgets is not Strategy.unified_budgets
-    apart = strategy.counts_on or strategy.working_set or own_base or recipe.storage.rounds
-    if not recipe.budget.observes or apart or recipe.frozen_prefix != "prompt":
+    apart = strategy.counts_on or strategy.working_set or recipe.storage.rounds
+    if not recipe.budget.observes or apart or not recipe.follows_shares:
         return None
     needed = 0
     for length in set(prompt_lengths):

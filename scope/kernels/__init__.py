@@ -86,6 +86,8 @@ class Backend(Protocol):
         first_row: int = 0,
         first_causal_row: int = 0,
         log_sum_exp: Tensor | None = None,
+        squared: bool = False,
+        lag: int = 0,
     ) -> Tensor:
         """Attention that every key receives from each query head, summed over the rows.
 
@@ -99,6 +101,8 @@ class Backend(Protocol):
             first_causal_row: rows before it look at the whole prompt, but for the sliding window.
             log_sum_exp: ``[H_q, L]`` float32, natural logarithm of the sum that each row's
                 probabilities are normalised by, where somebody has it: it is half of the work.
+            squared: whether the squares of probabilities are added up instead.
+            lag: a causal row adds nothing to the keys less than so many tokens before it.
 
         Returns:
             ``[H_q, L]`` float32; ``[H, L, L]`` never exists, memory is linear in L.

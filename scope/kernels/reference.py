@@ -191,6 +191,8 @@ def column_sums(
     first_row: int = 0,
     first_causal_row: int = 0,
     log_sum_exp: Tensor | None = None,
+    squared: bool = False,
+    lag: int = 0,
 ) -> Tensor:
     """Attention that every key receives from each query head; see `Backend`.
 
@@ -218,5 +220,11 @@ def column_sums(
         else:
             normaliser = log_sum_exp[:, start:stop].reshape(*logits.shape[:3], 1)
             probabilities = (logits.float() - normaliser).exp()
-        sums[..., :end] += probabilities.to(score_dtype).sum(dim=2, dtype=torch.float32)
+        if lag:
+            near = (columns[:end] > rows - lag) & (rows >= first_causal_row)
+            probabilities = probabilities.masked_fill(near, 0.0)
+        probabilities = probabilities.to(score_dtype)
+        if squared:
+            probabilities = probabilities.float().square_()
+        sums[..., :end] += probabilities.sum(dim=2, dtype=torch.float32)
     return sums.flatten(0, 1)

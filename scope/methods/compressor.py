@@ -66,13 +66,18 @@ class Compressor:
 
 @dataclass(frozen=True)
 class ScoredCompressor(Compressor):
-    """Keeps the last ``window_size`` tokens and the best scored of the others."""
+    """Keeps the last tokens, ``window_size`` of them, and the best scored of the others."""
 
     window_size: int = option(8, "w, last prompt tokens always kept")
 
     def __post_init__(self) -> None:
         if self.window_size < 1:
             raise ScopeError(f"window_size is {self.window_size}; it must be at least 1")
+
+    @property
+    def last_kept(self) -> int:
+        """How many of the last tokens always stay."""
+        return self.window_size
 
     def check(self, budget: Budget) -> None:
         capacity = budget.capacity
@@ -87,7 +92,7 @@ class ScoredCompressor(Compressor):
         raise NotImplementedError
 
     def keep(self, prompt: Prompt, share: Share) -> Tensor:
-        window_size = min(self.window_size, prompt.length, int(np.min(share)))
+        window_size = min(self.last_kept, prompt.length, int(np.min(share)))
         scores = prompt.heads.joined(self.score(prompt), len(prompt.keys))
         return window_and_best(scores, prompt.length, share, window_size)
 

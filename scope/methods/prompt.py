@@ -57,7 +57,9 @@ class Prompt:
     heads: Heads = field(default_factory=Heads)
     backend: Backend | None = None
     log_sum_exp: Tensor | None = None
-    _sums: dict[tuple[int, int], Tensor] = field(default_factory=dict, repr=False, compare=False)
+    _sums: dict[tuple[int, int, bool, int], Tensor] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     @property
     def length(self) -> int:
@@ -68,6 +70,8 @@ class Prompt:
         last: int | None = None,
         reduction: GroupReduction = "mean",
         first_causal_row: int = 0,
+        squared: bool = False,
+        lag: int = 0,
     ) -> Tensor:
         """Attention that every key receives, summed over queries.
 
@@ -75,12 +79,14 @@ class Prompt:
             last: so many last queries; None for all.
             reduction: how the sums of the query heads of a group become one.
             first_causal_row: queries before it look at the whole prompt.
+            squared: whether squares of attention are summed.
+            lag: how many tokens a query must be behind a key to count, where it looks back.
 
         Returns:
             ``[H, L]`` float32. Memory is linear in L, and the sums are made once.
         """
         first_row = 0 if last is None else max(self.length - last, 0)
-        key = first_row, first_causal_row
+        key = first_row, first_causal_row, squared, lag
         if key not in self._sums:
             backend = self.backend or backend_for(self.keys)
             self._sums[key] = backend.column_sums(
@@ -89,8 +95,11 @@ class Prompt:
                 self.scaling,
                 self.sliding_window,
                 self.score_dtype,
-                *key,
+                first_row,
+                first_causal_row,
                 self.log_sum_exp if first_causal_row <= first_row else None,
+                squared=squared,
+                lag=lag,
             )
         sums = self._sums[key].view(self.keys.shape[0], -1, self.length).to(self.score_dtype)
         return reduce_group(sums, reduction).float()

@@ -53,6 +53,25 @@ class Recipe:
             )
 
     @property
+    def follows_shares(self) -> bool:
+        """Whether every generated token is on top of what a layer keeps of the prompt."""
+        own = type(self.strategy).unified_budgets is not Strategy.unified_budgets
+        return self.frozen_prefix == "prompt" and not own
+
+    def check_unequal_heads(self) -> None:
+        """Refuse a strategy by which heads that keep less would lose more than they have.
+
+        Raises:
+            ScopeError: with what would do.
+        """
+        if not self.follows_shares:
+            raise ScopeError(
+                f"the budget {self.budget.name} gives heads of a layer unequal numbers of tokens, "
+                f"and {self.strategy.name} cuts a layer to a length of its own; take another "
+                "decoding_metric, with fidelity paper"
+            )
+
+    @property
     def state(self) -> Mapping[str, Shape]:
         """What score and strategy remember, in sizes that no option names any more.
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from scope import Compression
+from tests.core.blocks_reference import survivors, worths
 from tests.core.merging_reference import fold_overflow, merge_into_lightest, merge_similar
 
 NUM_SINKS = 4
@@ -102,6 +103,17 @@ class SlowReference:
             read.append((attention, keys, values))
         if self.settings.method == "ZigZagKV":
             self.zigzag = self._zigzag([attention for attention, _, _ in read])
+        if self.settings.method == "KVCompress":
+            self.survivors = survivors(
+                [
+                    [
+                        worths(attention[head : head + self.group], self.settings)
+                        for head in range(0, len(attention), self.group)
+                    ]
+                    for attention, _, _ in read
+                ],
+                self.settings,
+            )
         for layer_idx, (attention, keys, values) in enumerate(read):
             self.cache.append(
                 [
@@ -151,8 +163,8 @@ class SlowReference:
                 currents.append(dict(zip(held, current, strict=True)))
             worths = [self._worth(layer_idx, *one) for one in enumerate(currents)]
             self.cache[layer_idx] = [
-                self._evict(layer_idx, entries, worth)
-                for entries, worth in zip(self.cache[layer_idx], worths, strict=True)
+                self._evict(layer_idx, head, *own)
+                for head, own in enumerate(zip(self.cache[layer_idx], worths, strict=True))
             ]
             hidden = self._finish(layer, hidden, outputs)
         return self._result(hidden)
@@ -209,8 +221,10 @@ class SlowReference:
     ) -> list[Entry]:
         group = attention[head * self.group : (head + 1) * self.group]
         everyone = self._reduce([column_sums(rows) for rows in group])
-        capacity = self._capacity(layer_idx)
-        if self.length <= capacity:
+        capacity = self._capacity(layer_idx, head)
+        if self.settings.method == "KVCompress":
+            kept = self.survivors[layer_idx][head]
+        elif self.length <= capacity:
             kept = list(range(self.length))
         elif self.settings.method == "StreamingLLM":
             recent = capacity - NUM_SINKS
@@ -236,12 +250,14 @@ class SlowReference:
             entry.received = everyone[entry.position] if goes_on else 0.0
         return entries
 
-    def _capacity(self, layer_idx: int) -> int:
+    def _capacity(self, layer_idx: int, head: int) -> int:
         if self.settings.method == "ALLKV":
             return self.length
         capacity, window = self.settings.max_capacity_prompt, self.settings.window_size
         if self.settings.method in UNIFORM or self.length <= capacity:
             return capacity
+        if self.settings.method == "KVCompress":
+            return len(self.survivors[layer_idx][head])
         if self.settings.method == "ZigZagKV":
             return self.zigzag[layer_idx]
         budgets = pyramid(capacity - window, 20, self.length - window, self.num_layers)
@@ -303,9 +319,11 @@ class SlowReference:
             return {entry.position: entry.received for entry in self.cache[layer_idx][head]}
         return current
 
-    def _evict(self, layer_idx: int, entries: list[Entry], worth: dict[int, float]) -> list[Entry]:
-        frozen = 0 if self.unified else min(self._capacity(layer_idx), self.length)
-        limit = self._limit(layer_idx, len(entries))
+    def _evict(
+        self, layer_idx: int, head: int, entries: list[Entry], worth: dict[int, float]
+    ) -> list[Entry]:
+        frozen = 0 if self.unified else min(self._capacity(layer_idx, head), self.length)
+        limit = self._limit(layer_idx, head, len(entries))
         pool = entries[frozen:]
         if limit is None or len(pool) <= limit:
             return entries
@@ -318,7 +336,7 @@ class SlowReference:
         stay = set(best(candidates, worth, limit - recent))
         return entries[:frozen] + [e for e in pool[:-recent] if e.position in stay] + pool[-recent:]
 
-    def _limit(self, layer_idx: int, held: int) -> int | None:
+    def _limit(self, layer_idx: int, head: int, held: int) -> int | None:
         """How many tokens the pool is cut to after this step; None for no selection."""
         window, recent = self.settings.decoding_window_size, self.settings.decoding_recent_size
         match self.settings.decoding_metric:
@@ -335,18 +353,19 @@ class SlowReference:
                 over = self.step - window
                 return window if over > 0 and over % self.settings.period == 0 else None
             case "lococo":
-                budget = self._capacity(layer_idx) + window
+                budget = self._capacity(layer_idx, head) + window
                 return budget + 1 - self.settings.period if held > budget else None
             case "rpc":
                 if self.step % self.settings.period:
                     return None
                 return self.step // self.settings.keep_one_in + recent
             case "pyramidinfer":
-                everywhere = sum(map(self._capacity, range(self.num_layers))) // self.num_layers
+                capacities = [self._capacity(layer, head) for layer in range(self.num_layers)]
+                everywhere = sum(capacities) // self.num_layers
                 average = everywhere + window - recent
                 return pyramid(average, 2, 2 * average, self.num_layers)[layer_idx] + recent
             case _:
-                return self._capacity(layer_idx) + window
+                return self._capacity(layer_idx, head) + window
 
     def _adaptive(self, step: int) -> int:
         window, recent = self.settings.decoding_window_size, self.settings.decoding_recent_size

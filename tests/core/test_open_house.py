@@ -69,6 +69,9 @@ COMPRESSIONS = {
     "zigzag heads, merged": Compression(
         "H2O", Merged, budget="zigzag", per_head=True, **PROMPT, **POOL
     ),
+    "kvcompress": Compression(
+        "KVCompress", "slide", protected_window=5, block_size=4, **PROMPT, **POOL
+    ),
     "merged": Compression("SnapKV", Merged, **PROMPT, **POOL),
     "lococo": Compression("LoCoCo", "slide", heads=tiny_heads(), **PROMPT, **POOL),
     "lococo, folding": Compression("ALLKV", "lococo", period=4, heads=tiny_heads(), **POOL),

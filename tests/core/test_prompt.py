@@ -93,9 +93,9 @@ def test_equal_sums_are_computed_once(
 ) -> None:
     compute, first_causal_rows = reference.column_sums, []
 
-    def column_sums(*args: Any) -> Tensor:
+    def column_sums(*args: Any, **more: Any) -> Tensor:
         first_causal_rows.append(args[-2])
-        return compute(*args)
+        return compute(*args, **more)
 
     monkeypatch.setattr(reference, "column_sums", column_sums)
     fidelity = Fidelity.preset("paper", causal_prefill_scores=causal)
@@ -113,9 +113,9 @@ def test_what_attention_tells_of_its_rows_changes_nothing(
     given: list[Tensor | None] = []
     compute = reference.column_sums
 
-    def column_sums(*args: Any) -> Tensor:
+    def column_sums(*args: Any, **more: Any) -> Tensor:
         given.append(args[-1])
-        return compute(*args)
+        return compute(*args, **more)
 
     def on_a_cpu(*states: Any) -> tuple[Tensor, Tensor]:
         *tensors, scaling = states

@@ -20,6 +20,8 @@ SIZES = {
     "least_similarity": 0.0,
     "working_set": 6,
     "stride": 3,
+    "protected_window": 4,
+    "block_size": 3,
 }
 
 

@@ -56,13 +56,17 @@ class Case:
 
     def log_sum_exp(self, queries: Tensor, keys: Tensor) -> Tensor:
         """Of every row, in float64."""
+        return self.logits(queries, keys).logsumexp(-1).float()
+
+    def logits(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """``[H_q, L, L]`` in float64, -inf where a row does not look."""
         keys = keys.double().repeat_interleave(self.group, 0)
         row, column = torch.arange(self.length)[:, None], torch.arange(self.length)
         hidden = (column > row) & (row >= self.first_causal_row)
         if self.window is not None:
             hidden |= column <= row - self.window
         logits = queries.double() @ keys.transpose(1, 2) * SCALING
-        return logits.masked_fill(hidden.to(DEVICE), -torch.inf).logsumexp(-1).float()
+        return logits.masked_fill(hidden.to(DEVICE), -torch.inf)
 
     def exact(self, queries: Tensor, keys: Tensor) -> Tensor:
         """Of every query head, in float64, which the kernels are not for."""
@@ -121,6 +125,26 @@ def test_rows_whose_sums_are_known(case: Case) -> None:
     twice = known + math.log(2)
     halves = case.sums(queries, keys, log_sum_exp=twice)
     torch.testing.assert_close(halves, expected / 2, **CLOSE)
+
+
+@pytest.mark.parametrize(("squared", "lag"), [(True, 0), (False, 10), (True, 90)])
+@pytest.mark.parametrize(
+    "name", ["many blocks", "window over blocks", "later half", "not causal at first"]
+)
+def test_squares_and_rows_that_lag(name: str, squared: bool, lag: int) -> None:
+    case = CASES[name]
+    queries, keys = case.states(seed=7)
+    attention = case.logits(queries, keys).softmax(-1)[:, case.first_row :]
+    row = torch.arange(case.first_row, case.length, device=DEVICE)[:, None]
+    column = torch.arange(case.length, device=DEVICE)
+    attention[:, (column > row - lag) & (row >= case.first_causal_row)] = 0
+    expected = (attention**2 if squared else attention).sum(dim=1).float()
+    rows = (case.first_row, case.first_causal_row)
+    for sums in (column_sums, reference.column_sums):
+        given = sums(
+            queries, keys, SCALING, case.window, torch.float32, *rows, squared=squared, lag=lag
+        )
+        torch.testing.assert_close(given, expected, **CLOSE)
 
 
 def test_one_huge_logit() -> None:

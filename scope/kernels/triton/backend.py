@@ -24,9 +24,12 @@ def column_sums(
     first_row: int = 0,
     first_causal_row: int = 0,
     log_sum_exp: Tensor | None = None,
+    squared: bool = False,
+    lag: int = 0,
 ) -> Tensor:
     """Attention that every key receives from each query head; see `Backend`."""
     asked = queries, keys, scaling, sliding_window, score_dtype, first_row, first_causal_row
     if keys.shape[1] - first_row <= _FEW_ROWS:
-        return reference.column_sums(*asked)  # normalises by what it has rounded itself
-    return column_sums_of_many_rows(*asked, log_sum_exp)
+        # Normalises by what it has rounded itself.
+        return reference.column_sums(*asked, squared=squared, lag=lag)
+    return column_sums_of_many_rows(*asked, log_sum_exp, squared, lag)

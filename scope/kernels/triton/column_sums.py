@@ -29,6 +29,8 @@ def column_sums(
     first_row: int = 0,
     first_causal_row: int = 0,
     log_sum_exp: Tensor | None = None,
+    squared: bool = False,
+    lag: int = 0,
 ) -> Tensor:
     """Attention that every key receives from each query head; see `Backend`."""
     num_queries, length, head_dim = queries.shape
@@ -64,6 +66,8 @@ def column_sums(
             ROWS=streamed,
             COLUMNS=stationary,
             SCORE_DTYPE=getattr(tl, str(score_dtype).removeprefix("torch.")),
+            SQUARED=squared,
+            LAG=lag,
             **constants,
         )
     return sums
@@ -139,7 +143,7 @@ def _add_columns(
     if not WHOLE:
         row = first_row + tl.arange(0, ROWS)[:, None]
         column = first_column + tl.arange(0, COLUMNS)[None, :]
-        visible = _visible(row, column, length, first_causal_row, WINDOW)
+        visible = _visible(row, column, length, first_causal_row, WINDOW, 0)
         products = tl.where(visible, products, _HIDDEN)
     highest = tl.maximum(maximum, tl.max(products, axis=1) * scale)
     total *= tl.exp2(maximum - highest)
@@ -166,8 +170,10 @@ def _sum_columns(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     SCORE_DTYPE: tl.constexpr,
+    SQUARED: tl.constexpr,
+    LAG: tl.constexpr,
 ):
-    """Sum of every column's probabilities."""
+    """Sum of every column's probabilities, or of their squares."""
     head = tl.program_id(1).to(tl.int64)
     queries_ptr += head * query_head_stride
     keys_ptr += head // GROUP * key_head_stride
@@ -186,8 +192,8 @@ def _sum_columns(
         whole_start = first_row
         seeing_all = tl.minimum(seeing_all, first_causal_row)
     else:
-        start = tl.maximum(first_row, first)
-        whole_start = start + _up(first + COLUMNS - 1 - start, ROWS)
+        start = tl.maximum(first_row, first + LAG)
+        whole_start = start + _up(first + LAG + COLUMNS - 1 - start, ROWS)
     whole_end = whole_start + _down(seeing_all - whole_start, ROWS)
     sums = tl.zeros((COLUMNS,), tl.float32)
     bounds = (start, whole_start, whole_end, end)
@@ -196,7 +202,7 @@ def _sum_columns(
             sums = _add_rows(
                 key, queries_ptr, query_stride, log_sum_exp_ptr, row, first, length,
                 first_causal_row, scale, sums,
-                WINDOW, HEAD_DIM, ROWS, COLUMNS, SCORE_DTYPE, stretch == 1,
+                WINDOW, HEAD_DIM, ROWS, COLUMNS, SCORE_DTYPE, SQUARED, LAG, stretch == 1,
             )  # fmt: skip
     column = first + tl.arange(0, COLUMNS)
     tl.store(sums_ptr + head * length + column, sums, mask=column < length)
@@ -207,7 +213,7 @@ def _add_rows(
     key, queries_ptr, query_stride, log_sum_exp_ptr, first_row, first_column, length,
     first_causal_row, scale, sums,
     WINDOW: tl.constexpr, HEAD_DIM: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-    SCORE_DTYPE: tl.constexpr, WHOLE: tl.constexpr,
+    SCORE_DTYPE: tl.constexpr, SQUARED: tl.constexpr, LAG: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
     """Add to each column what a block of rows gives it.
 
@@ -219,16 +225,19 @@ def _add_rows(
     products = tl.dot(key, tl.trans(query), input_precision="ieee")
     if not WHOLE:
         column = first_column + tl.arange(0, COLUMNS)[:, None]
-        visible = _visible(row[None, :], column, length, first_causal_row, WINDOW)
+        visible = _visible(row[None, :], column, length, first_causal_row, WINDOW, LAG)
         products = tl.where(visible, products, _HIDDEN)
     probabilities = tl.exp2(products * scale - log_sum_exp[None, :])
-    return sums + tl.sum(probabilities.to(SCORE_DTYPE).to(tl.float32), axis=1)
+    probabilities = probabilities.to(SCORE_DTYPE).to(tl.float32)
+    if SQUARED:
+        probabilities *= probabilities
+    return sums + tl.sum(probabilities, axis=1)
 
 
 @triton.jit
-def _visible(row, column, length, first_causal_row, WINDOW: tl.constexpr):
-    """Whether a row that exists may look at a column that exists."""
-    visible = (column <= row) | (row < first_causal_row)
+def _visible(row, column, length, first_causal_row, WINDOW: tl.constexpr, LAG: tl.constexpr):
+    """Whether a row that exists may look at a column that exists, so far before it."""
+    visible = (column + LAG <= row) | (row < first_causal_row)
     visible &= (row < length) & (column < length)
     if WINDOW:
         visible &= column > row - WINDOW
