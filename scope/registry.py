@@ -161,12 +161,20 @@ def tables() -> str:
         "decoding strategy (`decoding_metric`) | keeps of the generation": STRATEGIES,
         "decoding score (`decoding_score`) | tokens compete by": SCORES,
     }
+    told = {
+        title: {name: method.about for name, method in methods.items()}
+        for title, methods in kinds.items()
+    }
+    beside = {**options_of(Storage), **options_of(Heads)}
+    told["storage, of any methods (option) | sets"] = {
+        name: one.help for name, one in beside.items()
+    }
     return "\n\n".join(
         "\n".join(
             [f"| {title} |", "| --- | --- |"]
-            + [f"| `{name}` | {method.about} |" for name, method in methods.items()]
+            + [f"| `{name}` | {about} |" for name, about in rows.items()]
         )
-        for title, methods in kinds.items()
+        for title, rows in told.items()
     )
 
 

@@ -9,9 +9,9 @@ from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
 
 from scope.cache.arena import Arena
+from scope.cache.compact import write_compact
 from scope.cache.layer import SlotLayer
-from scope.cache.plan import CachePlan, arena_needed, most_rounded, slots_needed
-from scope.cache.rounded import write_rounded
+from scope.cache.plan import CachePlan, arena_needed, most_compact, slots_needed
 from scope.cache.schedule import Schedule
 from scope.cache.step import decode
 from scope.errors import ScopeError
@@ -191,10 +191,10 @@ class SlotCache(Cache):
 
     def _check_room(self, lengths: list[int]) -> None:
         needed = slots_needed(self.recipe, self.max_new_tokens, len(self.layers), lengths)
-        rounded = most_rounded(self.recipe, len(self.layers), lengths)
+        compact = most_compact(self.recipe, len(self.layers), lengths)
         shared = arena_needed(self.recipe, self.max_new_tokens, len(self.layers), lengths) or 0
-        room = np.concatenate([self.plan.slots, self.plan.rounded, [self.plan.arena or 0]])
-        if (np.concatenate([needed, rounded, [shared]]) > room).any():
+        room = np.concatenate([self.plan.slots, self.plan.compact, [self.plan.arena or 0]])
+        if (np.concatenate([needed, compact, [shared]]) > room).any():
             raise ScopeError(
                 f"a prompt of {max(lengths)} tokens does not fit into slots made for up to "
                 f"{max(self._planned_lengths)}; give the cache all prompt_lengths when making it"
@@ -225,8 +225,8 @@ class SlotCache(Cache):
         writes stays within the row, and the row's next prompt forgets it.
         """
         schedule, before = self.schedule, np.maximum(self.schedule.now.step - 1, 0)
-        # Slots and ranks know nothing of the tokens that are held in few bits beside them.
-        beside = self.recipe.storage.rounded(schedule.kept)
+        # Slots and ranks know nothing of the tokens that are held in less room beside them.
+        beside = self.recipe.storage.compact(schedule.kept)
         newest, protected = schedule.kept - beside + before, schedule.protected - beside
         counts = np.stack([newest, protected, schedule.losses], axis=1)
         of_rows = [schedule.prompt_lengths + before, schedule.full]
@@ -363,8 +363,10 @@ class SlotCache(Cache):
         if self.recipe.strategy.unified and self.recipe.score is not None:
             remembered = self.recipe.score.remember(prompt)
         layer, storage = self.layers[prompt.layer], self.recipe.storage
-        if layer.rounded is not None:
-            layer.rounded, entries = write_rounded(layer.rounded, storage, row, entries)
+        if layer.compact is not None:
+            layer.compact, entries = write_compact(
+                layer.compact, storage, row, entries, prompt.queries
+            )
         layer.write_prompt(row, entries, draw.to(layer.draw.device), remembered)
         if layer.working is not None:
             worth = self.recipe.strategy.rank_prompt(prompt)
@@ -464,14 +466,11 @@ class SlotCache(Cache):
     def held_bytes(self) -> Counts:
         """``[B]`` bytes of the keys and values that this step's attention may read."""
         schedule = self.schedule
-        rounded = self.recipe.storage.rounded(schedule.kept)
-        held = schedule.now.lengths + schedule.losses - rounded
+        compact = self.recipe.storage.compact(schedule.kept)
+        held = schedule.now.lengths + schedule.losses - compact
         held *= self.layers[0].vacant.shape[1]  # of all heads
         if self.arena is not None:
             held = np.maximum(held - self.arena.missing, 0)  # idle rows hold nothing
         of_one = [2 * layer.keys.shape[-1] * layer.keys.itemsize for layer in self.layers]
-        beside = np.array(
-            [0 if layer.rounded is None else layer.rounded.nbytes for layer in self.layers]
-        )
-        per_rounded = beside // (np.maximum(self.plan.rounded, 1) * schedule.now.step.size)
-        return np.array(of_one) @ held + per_rounded @ rounded
+        beside = [0 if one.compact is None else one.compact.token_bytes for one in self.layers]
+        return np.array(of_one) @ held + np.array(beside) @ compact

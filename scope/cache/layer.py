@@ -9,7 +9,7 @@ from transformers.cache_utils import CacheLayerMixin
 from scope.cache.working import WorkingSet
 from scope.errors import ScopeError
 from scope.kernels.rounding import stored_as
-from scope.kernels.tensors import FREE, RoundedTensors, SlotTensors, Spans, StepCounts
+from scope.kernels.tensors import FREE, CompactTensors, SlotTensors, Spans, StepCounts
 from scope.methods.prompt import Entries
 from scope.methods.score import Shape
 
@@ -25,7 +25,7 @@ class SlotLayer(CacheLayerMixin):
         state: what score and strategy remember, ``[B, ...]`` float32 each; those named in
             ``per_slot`` are ``[B, H, S, ...]``.
         working: what steps attend to that are not full; None where all are.
-        rounded: what is held of prompts in few bits, beside the slots; None if nothing is.
+        compact: what is held of prompts in less room, beside the slots; None if nothing is.
         spans: where each head's slots are, if not all have as many one after the other.
         draw: ``[B]`` int64, a 32-bit number that chance makes of each row's prompt.
         counts: of this step.
@@ -44,7 +44,7 @@ class SlotLayer(CacheLayerMixin):
     def __init__(self, index: int) -> None:
         super().__init__()
         self.index = index
-        self.rounded: RoundedTensors | None = None
+        self.compact: CompactTensors | None = None
         self.spans: Spans | None = None
         self.initial: Mapping[str, Tensor] = {}
         self.used = 0
@@ -97,7 +97,7 @@ class SlotLayer(CacheLayerMixin):
     @property
     def kv_bytes(self) -> int:
         """Bytes of keys and values, free slots included, and of lists of which are to be read."""
-        beside = 0 if self.rounded is None else self.rounded.nbytes
+        beside = 0 if self.compact is None else self.compact.nbytes
         if self.working is not None:
             beside += self.working.listed.slots.nbytes
         return self.keys.nbytes + self.values.nbytes + beside
@@ -106,7 +106,7 @@ class SlotLayer(CacheLayerMixin):
         """Give the memory back."""
         self.is_initialized = False
         self.keys = self.values = None  # type: ignore[assignment]
-        self.rounded = None
+        self.compact = None
         self.used = 0
 
     def opened(self, rows: slice = slice(None), width: int | None = None) -> "SlotLayer":
@@ -122,7 +122,7 @@ class SlotLayer(CacheLayerMixin):
             self.positions,
             self.ranks,
             self.vacant,
-            self.rounded,
+            self.compact,
             self.spans,
         )
 

@@ -9,12 +9,12 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from scope.cache.arena import Arena, SpannedLayer
+from scope.cache.compact import empty_compact
 from scope.cache.layer import SlotLayer, in_numbers, per_slot, sizes_of
-from scope.cache.rounded import empty_rounded
 from scope.cache.schedule import Schedule, base_of
 from scope.cache.working import WorkingSet
 from scope.errors import ScopeError
-from scope.kernels.tensors import RoundedTensors
+from scope.kernels.tensors import CompactTensors
 from scope.methods.recipe import Recipe
 from scope.methods.strategy import Counts
 
@@ -27,8 +27,8 @@ class CachePlan:
         recipe: what the cache is made by.
         max_new_tokens: T.
         capacities: prompt tokens that each layer may keep of the longest prompt.
-        slots: slots per layer: the largest physical length that occurs, but for what is rounded.
-        rounded: most tokens per layer that are held in few bits instead.
+        slots: slots per layer: the largest physical length that occurs, but for what is compact.
+        compact: most tokens per layer that are held in less room instead.
         arena: slots that all layers share, per head; None where each has its own.
         heads: cached heads.
         query_heads: of the model.
@@ -41,7 +41,7 @@ class CachePlan:
     max_new_tokens: int
     capacities: tuple[int, ...]
     slots: tuple[int, ...]
-    rounded: tuple[int, ...]
+    compact: tuple[int, ...]
     arena: int | None
     heads: int
     query_heads: int
@@ -70,7 +70,7 @@ class CachePlan:
                 min(capacity, longest) for capacity in recipe.budget.ceiling(longest, layers)
             ),
             slots=tuple(slots_needed(recipe, max_new_tokens, layers, prompt_lengths)),
-            rounded=tuple(most_rounded(recipe, layers, prompt_lengths).tolist()),
+            compact=tuple(most_compact(recipe, layers, prompt_lengths).tolist()),
             arena=arena_needed(recipe, max_new_tokens, layers, prompt_lengths),
             # Some families have no other heads, and say nothing of them.
             heads=(not repeated and getattr(config, "num_key_value_heads", None)) or query_heads,
@@ -112,7 +112,7 @@ class CachePlan:
             id(part): part
             for layer in layers
             for part in (*vars(layer).values(), *layer.state.values())
-            if isinstance(part, Tensor | RoundedTensors | WorkingSet)
+            if isinstance(part, Tensor | CompactTensors | WorkingSet)
         }
         held = sum(part.nbytes for part in parts.values())
         if self.arena:
@@ -146,7 +146,7 @@ class CachePlan:
         query_heads: int,
         arena: Arena | None = None,
     ) -> Arena | None:
-        """Allocate one layer's slots, and what holds rounded tokens beside them.
+        """Allocate one layer's slots, and what holds compact tokens beside them.
 
         Returns:
             The arena that all layers share, made with the first of them; None if there is none.
@@ -171,9 +171,9 @@ class CachePlan:
             layer.join(arena, sizes, state)
             return arena
         layer.allocate(stored, batch_size, heads, query_heads, slots, state, working_set)
-        if storage.rounds:
-            rounded = self.rounded[layer.index]
-            layer.rounded = empty_rounded(like, batch_size, heads, rounded, storage)
+        if storage.compacts:
+            tokens = self.compact[layer.index]
+            layer.compact = empty_compact(like, batch_size, heads, tokens, storage)
         return None
 
     def rooms(self, shares: Counts, length: int) -> Counts:
@@ -193,7 +193,7 @@ def slots_needed(
     for length in distinct:
         capacities = recipe.budget.ceiling(length, num_layers)
         held = _most_held(recipe, max_new_tokens, capacities, length)
-        most = np.maximum(most, held - _surely_rounded(recipe, np.minimum(capacities, length)))
+        most = np.maximum(most, held - _surely_compact(recipe, np.minimum(capacities, length)))
     return most.tolist()
 
 
@@ -206,7 +206,7 @@ def arena_needed(
     a budget divides what it has: then it does not matter how.
     """
     strategy = recipe.strategy
-    apart = strategy.counts_on or strategy.working_set or recipe.storage.rounds
+    apart = strategy.counts_on or strategy.working_set or recipe.storage.compacts
     if not recipe.budget.observes or apart or not recipe.follows_shares:
         return None
     needed = 0
@@ -228,7 +228,7 @@ def _counted(
         schedule.admit(row, length)
     for _ in range(max_new_tokens):
         schedule.advance()
-    return (schedule.peak - _surely_rounded(recipe, schedule.kept)).max(axis=1).tolist()
+    return (schedule.peak - _surely_compact(recipe, schedule.kept)).max(axis=1).tolist()
 
 
 def _most_held(
@@ -253,20 +253,20 @@ def _most_held(
     return base + np.maximum(turn + spare, later) + 1
 
 
-def _surely_rounded(recipe: Recipe, kept: Counts) -> Counts:
+def _surely_compact(recipe: Recipe, kept: Counts) -> Counts:
     """How many tokens take no slot, where so many are kept, or up to so many by the data."""
     if not recipe.budget.observes:
-        return recipe.storage.rounded(kept)
+        return recipe.storage.compact(kept)
     return kept - recipe.storage.most_whole(kept)
 
 
-def most_rounded(recipe: Recipe, num_layers: int, prompt_lengths: Sequence[int]) -> Counts:
-    """``[N]`` most tokens of any of these prompts that are held in few bits."""
+def most_compact(recipe: Recipe, num_layers: int, prompt_lengths: Sequence[int]) -> Counts:
+    """``[N]`` most tokens of any of these prompts that are held in less room."""
     kept = [
         np.minimum(recipe.budget.ceiling(length, num_layers), length)
         for length in sorted(set(prompt_lengths))
     ]
-    return np.max([recipe.storage.rounded(one) for one in kept], axis=0)
+    return np.max([recipe.storage.compact(one) for one in kept], axis=0)
 
 
 _ENDLESS = np.iinfo(np.int64).max // 2

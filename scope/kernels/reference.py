@@ -10,10 +10,10 @@ from torch.nn import functional
 from scope.kernels.rounding import restore_keys, restore_values, stored_as
 from scope.kernels.tensors import (
     FREE,
+    CompactTensors,
     Listed,
     NewTokens,
     Received,
-    RoundedTensors,
     Sight,
     SlotTensors,
     StepCounts,
@@ -52,8 +52,8 @@ def attend(
     if sight.sliding_window is not None:
         visible &= used.positions > (counts.position - sight.sliding_window)[:, None, None]
     keys, values = (part.to(new.queries.dtype) for part in (used.keys, used.values))
-    if slots.rounded is not None:
-        beside = _restored(slots.rounded, counts, sight, keys.dtype)
+    if slots.compact is not None:
+        beside = _restored(slots.compact, counts, sight, keys)
         keys, values, visible = (
             torch.cat(parts, dim=2) for parts in zip((keys, values, visible), beside, strict=True)
         )
@@ -70,18 +70,23 @@ def attend(
 
 
 def _restored(
-    rounded: RoundedTensors, counts: StepCounts, sight: Sight, dtype: torch.dtype
+    compact: CompactTensors, counts: StepCounts, sight: Sight, like: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Keys and values ``[B, H, P, D]`` of what is held in few bits, and where it is seen."""
-    tokens, groups = rounded.filled, rounded.filled // rounded.group
-    head_dim = rounded.keys.scale.shape[-1]
-    every = slice(None)
-    keys = restore_keys(rounded.keys.row(every, tokens, groups), rounded.key_bits, dtype)
-    codes = rounded.values.row(every, tokens, tokens)
-    values = restore_values(codes, rounded.value_bits, head_dim, dtype)
-    positions = rounded.positions[:, :, :tokens]
+    """Keys and values ``[B, H, P, D]`` of what is held in less room, and where it is seen.
+
+    Channels that are not stored are 0. ``like`` is ``[..., D]`` in the dtype wanted.
+    """
+    tokens, groups = compact.filled, compact.filled // compact.group
+    every, head_dim, dtype = slice(None), like.shape[-1], like.dtype
+    keys = restore_keys(compact.keys.row(every, tokens, groups), compact.key_bits, dtype)
+    if compact.channels is not None:
+        places = compact.channels.long()[:, :, None].expand_as(keys)
+        keys = keys.new_zeros(*keys.shape[:-1], head_dim).scatter_(3, places, keys)
+    codes = compact.values.row(every, tokens, tokens)
+    values = restore_values(codes, compact.value_bits, head_dim, dtype)
+    positions = compact.positions[:, :, :tokens]
     numbers = torch.arange(tokens, device=positions.device)
-    visible = (positions != FREE) & (numbers < rounded.count[:, None])[:, None]
+    visible = (positions != FREE) & (numbers < compact.count[:, None])[:, None]
     if sight.sliding_window is not None:
         visible &= positions > (counts.position - sight.sliding_window)[:, None, None]
     return keys, values, visible

@@ -16,13 +16,14 @@ PARTS: dict[int, tuple[int, ...]] = {8: (8,), 4: (4,), 3: (2, 1), 2: (2,)}
 
 @dataclass(frozen=True)
 class Codes:
-    """Rounded numbers ``[..., P, D]``.
+    """Rounded numbers ``[..., P, D]``, or without bits those numbers as they are.
 
     Attributes:
         packed: ``[..., P, D * bits / 8]`` uint8. Of every part of the codes, of p bits, come
             D * p / 8 bytes, the i-th of which holds channels i, i + D * p / 8, ... from its lowest
-            bits on.
-        scale, zero: float16, ``[..., P / group, D]`` of keys and ``[..., P, D / group]`` of values.
+            bits on. Without bits, the numbers.
+        scale, zero: float16, ``[..., P / group, D]`` of keys and ``[..., P, D / group]`` of values;
+            empty without bits.
     """
 
     packed: Tensor
@@ -46,22 +47,28 @@ class Codes:
             getattr(self, one.name).copy_(getattr(other, one.name))
 
 
-def round_keys(keys: Tensor, bits: int, group: int) -> Codes:
+def round_keys(keys: Tensor, bits: int | None, group: int) -> Codes:
     """Round ``[..., P, D]`` in groups of tokens; P is a multiple of the group."""
+    if bits is None:
+        return _whole(keys)
     grouped = keys.unflatten(-2, (-1, group))
     codes, scale, zero = _rounded(grouped, bits, dim=-2)
     return Codes(_pack(codes.flatten(-3, -2), bits), scale.squeeze(-2), zero.squeeze(-2))
 
 
-def round_values(values: Tensor, bits: int, group: int) -> Codes:
+def round_values(values: Tensor, bits: int | None, group: int) -> Codes:
     """Round ``[..., P, D]`` in groups of channels; D is a multiple of the group."""
+    if bits is None:
+        return _whole(values)
     grouped = values.unflatten(-1, (-1, group))
     codes, scale, zero = _rounded(grouped, bits, dim=-1)
     return Codes(_pack(codes.flatten(-2, -1), bits), scale.squeeze(-1), zero.squeeze(-1))
 
 
-def restore_keys(codes: Codes, bits: int, dtype: torch.dtype) -> Tensor:
+def restore_keys(codes: Codes, bits: int | None, dtype: torch.dtype) -> Tensor:
     """``[..., P, D]``."""
+    if bits is None:
+        return codes.packed.to(dtype)
     numbers = _unpack(codes.packed, bits, codes.scale.shape[-1])
     groups = codes.scale.shape[-2]
     grouped = numbers.unflatten(-2, (groups, numbers.shape[-2] // max(groups, 1)))
@@ -70,8 +77,10 @@ def restore_keys(codes: Codes, bits: int, dtype: torch.dtype) -> Tensor:
     )
 
 
-def restore_values(codes: Codes, bits: int, head_dim: int, dtype: torch.dtype) -> Tensor:
+def restore_values(codes: Codes, bits: int | None, head_dim: int, dtype: torch.dtype) -> Tensor:
     """``[..., P, D]``."""
+    if bits is None:
+        return codes.packed.to(dtype)
     numbers = _unpack(codes.packed, bits, head_dim).unflatten(-1, (codes.scale.shape[-1], -1))
     return _restored(numbers, codes.scale[..., None], codes.zero[..., None], dtype).flatten(-2, -1)
 
@@ -82,6 +91,11 @@ def stored_as(dtype: torch.dtype, numbers: Tensor) -> Tensor:
         return numbers.to(dtype)
     largest = torch.finfo(dtype).max
     return numbers.clamp(-largest, largest).to(dtype)
+
+
+def _whole(numbers: Tensor) -> Codes:
+    nothing = numbers.new_zeros(0, dtype=torch.float16)
+    return Codes(numbers, nothing, nothing)
 
 
 def _rounded(grouped: Tensor, bits: int, dim: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -27,13 +27,14 @@ Kernel = Literal[
 
 
 @dataclass(frozen=True)
-class RoundedTensors:
-    """What one layer holds of its prompts in few bits, beside its slots; all of it is attended to.
+class CompactTensors:
+    """What one layer holds of its prompts in less room, beside its slots; all of it is attended to.
 
     Attributes:
-        keys, values: codes of ``[B, H, P, D]``.
-        key_bits, value_bits: of each code.
+        keys, values: codes of ``[B, H, P, D_k]`` and ``[B, H, P, D]``.
+        key_bits, value_bits: of each code; None where numbers are as they are.
         group: tokens whose keys were rounded together, and at most so many channels of a value.
+        channels: ``[B, H, D_k]`` int32, which of D there are of a key, in order; None if all are.
         positions: ``[B, H, P]`` int32, or FREE where there is no token.
         count: ``[B]`` int32, tokens of each row, whole groups.
         filled: the largest of them so far; the others need not be read.
@@ -41,17 +42,25 @@ class RoundedTensors:
 
     keys: Codes
     values: Codes
-    key_bits: int
-    value_bits: int
+    key_bits: int | None
+    value_bits: int | None
     group: int
+    channels: Tensor | None
     positions: Tensor
     count: Tensor
     filled: int
 
     @property
     def nbytes(self) -> int:
-        """Of keys and values."""
-        return self.keys.nbytes + self.values.nbytes
+        """Of keys and values, and of what says which channels there are."""
+        beside = 0 if self.channels is None else self.channels.nbytes
+        return self.keys.nbytes + self.values.nbytes + beside
+
+    @property
+    def token_bytes(self) -> int:
+        """Of one token's keys and values in all heads."""
+        batch, _, tokens = self.positions.shape
+        return (self.keys.nbytes + self.values.nbytes) // max(batch * tokens, 1)
 
 
 @dataclass(frozen=True)
@@ -81,7 +90,7 @@ class SlotTensors:
         positions: ``[B, H, S]`` int32, the position of the token in its sequence, or FREE.
         ranks: ``[B, H, S]`` int32, the order in which a head's tokens entered the cache, or FREE.
         vacant: ``[B, H]`` int32, the free slot that the next token takes.
-        rounded: what is held of the prompts outside the slots; None if nothing is.
+        compact: what is held of the prompts outside the slots; None if nothing is.
         spans: where each head's slots are; None where B, H and S say so.
     """
 
@@ -90,7 +99,7 @@ class SlotTensors:
     positions: Tensor
     ranks: Tensor
     vacant: Tensor
-    rounded: RoundedTensors | None = None
+    compact: CompactTensors | None = None
     spans: Spans | None = None
 
     @property

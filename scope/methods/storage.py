@@ -1,4 +1,4 @@
-"""How numbers are stored: the prompt pool in few bits, since it never changes; slots in 16 or 8."""
+"""How numbers are stored: less of a prompt pool that never changes; slots in 16 bits or 8."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -15,11 +15,14 @@ from scope.methods.strategy import Counts, Strategy
 
 @dataclass(frozen=True)
 class Storage:
-    """Keeps the middle of a prompt pool in few bits, its ends in slots beside what is generated.
+    """Keeps the middle of a prompt pool small, its ends in slots beside what is generated.
 
-    What is kept of a prompt comes in groups of tokens: keys are rounded channel by channel within a
-    group, values token by token within groups of channels. The first tokens, to which much
-    attention goes, and the last stay whole, as does what fills no group.
+    In few bits: what is kept of a prompt comes in groups of tokens; keys are rounded channel by
+    channel within a group, values token by token within groups of channels. The first tokens, to
+    which much attention goes, and the last stay whole, as does what fills no group.
+
+    With few channels of each key (ThinK): a head's own, the same for all of its tokens; values have
+    all. Both go together, and then as many channels are stored as fill whole bytes.
     """
 
     name: ClassVar[str] = "the prompt pool's storage"
@@ -33,37 +36,61 @@ class Storage:
     rounding_group: Literal[16, 32, 64, 128] = option(
         64, "tokens, or channels, that are rounded together"
     )
-    whole_sinks: int = option(4, "first tokens of the prompt pool that are not rounded")
-    whole_recent: int = option(32, "last tokens of the prompt pool that are not rounded")
+    pruned_channels: float | None = option(
+        None, "share of the channels of each key in the prompt pool that is not stored (ThinK)"
+    )
+    pruning_queries: int = option(32, "last queries of the prompt that channels are chosen by")
+    whole_sinks: int = option(4, "first tokens of the prompt pool that are stored as they are")
+    whole_recent: int = option(32, "last tokens of the prompt pool that are stored as they are")
     decode_bits: Literal[8] | None = option(
         None, "bits of each number in a slot: 8 are the float type e4m3 (default: the model's)"
     )
 
     def __post_init__(self) -> None:
-        if self.prompt_bits is None:
-            for one in fields(self):
-                if one.name != "decode_bits" and getattr(self, one.name) != one.default:
-                    raise ScopeError(f"{one.name} says nothing without prompt_bits; give both")
-        for name in ("whole_sinks", "whole_recent"):
-            if getattr(self, name) < 0:
-                raise ScopeError(f"{name} is {getattr(self, name)}; it must be at least 0")
+        for one in fields(self):
+            if not self._says(one.name) and getattr(self, one.name) != one.default:
+                needed = " or ".join(_SAYS_WITH[one.name])
+                raise ScopeError(f"{one.name} says nothing without {needed}; give both")
+        for name, least in (("whole_sinks", 0), ("whole_recent", 0), ("pruning_queries", 1)):
+            if getattr(self, name) < least:
+                raise ScopeError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        if self.pruned_channels is not None and not 0 <= self.pruned_channels < 1:
+            raise ScopeError(
+                f"pruned_channels is {self.pruned_channels}; it must be at least 0 and below 1"
+            )
+
+    def _says(self, name: str) -> bool:
+        needed = _SAYS_WITH.get(name)
+        return needed is None or any(getattr(self, one) is not None for one in needed)
 
     @property
-    def rounds(self) -> bool:
-        """Whether anything is rounded."""
-        return self.prompt_bits is not None
+    def compacts(self) -> bool:
+        """Whether anything is held beside the slots."""
+        return self.prompt_bits is not None or self.pruned_channels is not None
+
+    def key_channels(self, head_dim: int) -> int:
+        """D_k, channels of a key that are stored there."""
+        kept = head_dim - int((self.pruned_channels or 0.0) * head_dim)
+        return kept if self.prompt_bits is None else min(head_dim, -(-kept // 8) * 8)
 
     @property
-    def bits(self) -> tuple[int, int]:
-        """Of keys and of values, where anything is rounded."""
-        keys = self.prompt_bits or 0
-        return keys, self.prompt_value_bits or keys
+    def bits(self) -> tuple[int | None, int | None]:
+        """Of keys and of values there; None for those of the model's dtype."""
+        return self.prompt_bits, self.prompt_value_bits or self.prompt_bits
+
+    @property
+    def group(self) -> int:
+        """Tokens that are stored there together."""
+        return 1 if self.prompt_bits is None else self.rounding_group
 
     @property
     def told(self) -> Mapping[str, Any]:
         """Options by name, but for those that say nothing."""
-        named = vars(self) if self.rounds else {"decode_bits": self.decode_bits}
-        return {name: value for name, value in named.items() if value is not None}
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if value is not None and self._says(name)
+        }
 
     def slot_dtype(self, model_dtype: torch.dtype) -> torch.dtype:
         """Of keys and values in slots."""
@@ -82,26 +109,37 @@ class Storage:
                 f"{strategy.name} by {score.name if score else 'no score'} works on them itself; "
                 "leave decode_bits out"
             )
-        if not self.rounds:
+        if not self.compacts:
             return
         in_part = strategy.working_set is not None
         moves = strategy.unified or in_part or strategy.rewrites
         if moves or frozen_prefix != "prompt":
+            asked = "pruned_channels" if self.prompt_bits is None else "prompt_bits"
             raise ScopeError(
-                "prompt_bits needs a prompt pool that never changes and is read whole, which "
+                f"{asked} needs a prompt pool that never changes and is read whole, which "
                 f"{strategy.name if moves else 'frozen_prefix capacity'} does not leave; take "
                 "slide, adaptive, discontinuous or None, and fidelity paper"
             )
 
-    def rounded(self, kept: Counts) -> Counts:
-        """How many of so many tokens kept of a prompt are rounded, elementwise: whole groups."""
-        if not self.rounds:
+    def compact(self, kept: Counts) -> Counts:
+        """How many of so many tokens kept of a prompt are held there, elementwise: whole groups."""
+        if not self.compacts:
             return np.zeros_like(kept)
         middle = kept - self.whole_sinks - self.whole_recent
-        return np.maximum(middle, 0) // self.rounding_group * self.rounding_group
+        return np.maximum(middle, 0) // self.group * self.group
 
     def most_whole(self, kept: Counts) -> Counts:
         """Most tokens that stay whole, elementwise, of up to so many that are kept."""
-        if not self.rounds:
+        if not self.compacts:
             return kept
-        return np.minimum(kept, self.whole_sinks + self.whole_recent + self.rounding_group - 1)
+        return np.minimum(kept, self.whole_sinks + self.whole_recent + self.group - 1)
+
+
+# What says nothing unless one of these is given.
+_SAYS_WITH = {
+    "prompt_value_bits": ("prompt_bits",),
+    "rounding_group": ("prompt_bits",),
+    "pruning_queries": ("pruned_channels",),
+    "whole_sinks": ("prompt_bits", "pruned_channels"),
+    "whole_recent": ("prompt_bits", "pruned_channels"),
+}

@@ -27,6 +27,7 @@ PROMPTS = [random_tokens(length, seed=length) for length in (40, 25, 33)]
 STEPS = 14
 PROMPT = {"max_capacity_prompt": 20, "window_size": 4}
 POOL = {"decoding_window_size": 6, "decoding_recent_size": 2}
+PRUNED = {"pruned_channels": 0.5, "whole_sinks": 1, "whole_recent": 2}
 COMPRESSIONS = {
     "value norm": Compression(ValueNorm, "slide", norm=2, **PROMPT, **POOL),
     "counted": Compression("H2O", "slide", decoding_score=Counted, **PROMPT, **POOL),
@@ -78,6 +79,11 @@ COMPRESSIONS = {
     "kvmerger": Compression("KVMerger", "slide", least_similarity=0.0, **PROMPT, **POOL),
     "kvmerger, uneven": Compression("KVMerger", budget=Uneven, least_similarity=0.0, **PROMPT),
     "lococo, uneven": Compression("LoCoCo", budget=Uneven, heads=tiny_heads(), **PROMPT),
+    "pruned channels": Compression("SnapKV", "slide", **PRUNED, **PROMPT, **POOL),
+    "pruned channels in few bits": Compression(
+        "ALLKV", "adaptive", prompt_bits=3, rounding_group=16, **PRUNED, **POOL
+    ),
+    "pruned channels, uneven": Compression("H2O", budget=Uneven, **PRUNED, **PROMPT),
 }
 every = pytest.mark.parametrize("name", COMPRESSIONS)
 

@@ -102,8 +102,8 @@ def test_the_rest_is_as_without(method: str, strategy: str) -> None:
         for session in sessions:
             session.prefill()
     for whole, split in zip(*(session.cache.layers for session in sessions), strict=True):
-        assert split.rounded is not None
-        together = torch.cat([split.positions, split.rounded.positions], dim=-1)
+        assert split.compact is not None
+        together = torch.cat([split.positions, split.compact.positions], dim=-1)
         for row in range(len(PROMPTS)):
             for theirs, ours in zip(whole.positions[row], together[row], strict=True):
                 assert sorted(ours[ours >= 0].tolist()) == sorted(theirs[theirs >= 0].tolist())
@@ -151,14 +151,14 @@ def test_slots_and_bytes_are_planned_exactly() -> None:
         plan = CachePlan.make(model.config, compression.recipe(STEPS), STEPS, lengths)
     assert session.cache.kv_bytes == len(PROMPTS) * plan.kv_bytes(torch.float32)
     # 70 tokens: 63 between the whole ends, three groups of 16; 48 in few bits, 22 whole.
-    assert set(plan.rounded) == {48}
+    assert set(plan.compact) == {48}
     assert set(plan.slots) == {max(70 - 48, 41 - 32, 60 - 48) + 6 + 1}
 
 
 def test_kept_tokens_divide_into_rounded_and_whole() -> None:
     storage = rounded().recipe(1).storage
     kept = np.arange(200)
-    beside = storage.rounded(kept)
+    beside = storage.compact(kept)
     assert (beside % 16 == 0).all()
     assert (beside <= np.maximum(kept - 7, 0)).all()
     whole = kept - beside

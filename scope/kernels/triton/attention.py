@@ -18,16 +18,16 @@ from torch import Tensor
 from scope.kernels import processors, shared_memory
 from scope.kernels.tensors import (
     FREE,
+    CompactTensors,
     NewTokens,
     Ranking,
     Received,
-    RoundedTensors,
     Sight,
     SlotTensors,
     StepCounts,
 )
 from scope.kernels.triton.chance import mixed
-from scope.kernels.triton.rounded import restored_keys, restored_values
+from scope.kernels.triton.compact import compact_keys, compact_values
 
 _MOST_SPLITS = 32
 # Numbers that a program of the second kernel can hold of its head's splits.
@@ -141,7 +141,9 @@ def _attend_splits(
     maxima = torch.empty(batch, heads, plan.splits, group, **wide)
     totals = torch.empty_like(maxima)
     cos, sin = new.rotation or (None, None)
-    rounded = slots.rounded
+    compact = slots.compact
+    pruned = compact is not None and compact.channels is not None
+    key_channels = compact.channels.shape[-1] if pruned else head_dim
     _attend[plan.splits, heads, batch](
         new.queries,
         new.keys,
@@ -163,12 +165,12 @@ def _attend_splits(
         weighted,
         maxima,
         totals,
-        *_pointers(rounded),
+        *_pointers(compact),
         new.queries.stride(0),
         new.keys.stride(0),
         new.values.stride(0),
         length,
-        rounded.positions.shape[2] if rounded else 0,
+        compact.positions.shape[2] if compact else 0,
         names,
         sight.scaling,
         WINDOW=sight.sliding_window or 0,
@@ -181,21 +183,25 @@ def _attend_splits(
         ANY_FULL=not in_part,
         SPANS=slots.spans is not None,
         ROTATE=new.rotation is not None,
-        KEY_BITS=rounded.key_bits if rounded else 0,
-        VALUE_BITS=rounded.value_bits if rounded else 0,
-        ROUNDED_GROUP=rounded.group if rounded else 16,
-        ROUNDED_BLOCK=min(rounded.group, 32) if rounded else 16,
-        VALUE_GROUP=min(rounded.group, head_dim) if rounded else head_dim,
+        COMPACT=compact is not None,
+        PRUNED=pruned,
+        KEY_CHANNELS=key_channels,
+        BLOCK_CHANNELS=max(16, triton.next_power_of_2(key_channels)),
+        KEY_BITS=compact.key_bits if compact else None,
+        VALUE_BITS=compact.value_bits if compact else None,
+        KEY_GROUP=compact.group if compact else 1,
+        COMPACT_BLOCK=min(compact.group, 32) if compact and compact.key_bits else 32,
+        VALUE_GROUP=min(compact.group, head_dim) if compact else head_dim,
         num_warps=plan.warps,
         num_stages=plan.stages,
     )
     return _Splits(logits, weighted, maxima, totals, plan)
 
 
-def _pointers(rounded: RoundedTensors | None) -> tuple[Tensor | None, ...]:
-    if rounded is None:
-        return (None,) * 8
-    keys, values = rounded.keys, rounded.values
+def _pointers(compact: CompactTensors | None) -> tuple[Tensor | None, ...]:
+    if compact is None:
+        return (None,) * 9
+    keys, values = compact.keys, compact.values
     return (
         keys.packed,
         keys.scale,
@@ -203,8 +209,9 @@ def _pointers(rounded: RoundedTensors | None) -> tuple[Tensor | None, ...]:
         values.packed,
         values.scale,
         values.zero,
-        rounded.positions,
-        rounded.count,
+        compact.channels,
+        compact.positions,
+        compact.count,
     )
 
 
@@ -359,19 +366,20 @@ def _attend(
     weighted_ptr,
     maxima_ptr,
     totals_ptr,
-    rounded_keys_ptr,
+    compact_keys_ptr,
     key_scale_ptr,
     key_zero_ptr,
-    rounded_values_ptr,
+    compact_values_ptr,
     value_scale_ptr,
     value_zero_ptr,
-    rounded_positions_ptr,
-    rounded_count_ptr,
+    channels_ptr,
+    compact_positions_ptr,
+    compact_count_ptr,
     queries_stride,
     new_keys_stride,
     new_values_stride,
     slots,
-    rounded_slots,
+    compact_slots,
     names,
     scaling,
     WINDOW: tl.constexpr,
@@ -384,17 +392,21 @@ def _attend(
     ANY_FULL: tl.constexpr,
     SPANS: tl.constexpr,
     ROTATE: tl.constexpr,
+    COMPACT: tl.constexpr,
+    PRUNED: tl.constexpr,
+    KEY_CHANNELS: tl.constexpr,
+    BLOCK_CHANNELS: tl.constexpr,
     KEY_BITS: tl.constexpr,
     VALUE_BITS: tl.constexpr,
-    ROUNDED_GROUP: tl.constexpr,
-    ROUNDED_BLOCK: tl.constexpr,
+    KEY_GROUP: tl.constexpr,
+    COMPACT_BLOCK: tl.constexpr,
     VALUE_GROUP: tl.constexpr,
 ):
     """Attention of one head's query group to one split of its slots, not yet normalised.
 
     Its slots are the first that were ever taken, or with LISTED those with a name, which are then
     all that is read; ANY_FULL leaves the choice to each row. A split also has its part of what is
-    held in few bits beside the slots.
+    held in less room beside the slots; where its keys are PRUNED, so is the query for them.
     """
     split, splits = tl.program_id(0), tl.num_programs(0)
     head, row = tl.program_id(1), tl.program_id(2)
@@ -436,27 +448,36 @@ def _attend(
         if SCORED:
             tl.store(logits_ptr + g * slots + new_slot, new_logits, mask=g < GROUP)
 
-    if KEY_BITS:
-        # Whole groups, of which a block is a part: no block has an end of its own.
-        count = tl.load(rounded_count_ptr + row)
-        blocks = tl.cdiv(tl.cdiv(count, splits), ROUNDED_BLOCK)
-        start = split * blocks * ROUNDED_BLOCK
-        end = tl.minimum(start + blocks * ROUNDED_BLOCK, count)
-        for block in range(start, end, ROUNDED_BLOCK):
-            first = pair * rounded_slots + block
-            token = first + tl.arange(0, ROUNDED_BLOCK)
-            held = tl.load(rounded_positions_ptr + token)
+    if COMPACT:
+        k = tl.arange(0, BLOCK_CHANNELS)
+        stored = k < KEY_CHANNELS
+        pruned_query = query
+        if PRUNED:
+            channel = tl.load(channels_ptr + pair * KEY_CHANNELS + k, mask=stored, other=0)
+            pruned_query = _rotated(
+                group_ptr, cos_ptr, sin_ptr, channel[None, :], grouped & stored[None, :],
+                ROTATE, HEAD_DIM,
+            )  # fmt: skip
+        count = tl.load(compact_count_ptr + row)
+        blocks = tl.cdiv(tl.cdiv(count, splits), COMPACT_BLOCK)
+        start = split * blocks * COMPACT_BLOCK
+        end = tl.minimum(start + blocks * COMPACT_BLOCK, count)
+        for block in range(start, end, COMPACT_BLOCK):
+            first = pair * compact_slots + block
+            number = tl.arange(0, COMPACT_BLOCK)
+            token, inside = first + number, block + number < end
+            held = tl.load(compact_positions_ptr + token, mask=inside, other=_FREE)
             visible = held != _FREE
             if WINDOW:
                 visible &= held > position - WINDOW
-            key = restored_keys(
-                rounded_keys_ptr, key_scale_ptr, key_zero_ptr, token, d, first // ROUNDED_GROUP,
-                KEY_BITS, HEAD_DIM,
+            key = compact_keys(
+                compact_keys_ptr, key_scale_ptr, key_zero_ptr, token, inside, k, stored,
+                first // KEY_GROUP, KEY_BITS, KEY_CHANNELS,
             )  # fmt: skip
-            logits = tl.dot(query, key.to(query.dtype), input_precision="ieee")
+            logits = tl.dot(pruned_query, key.to(query.dtype), input_precision="ieee")
             logits = tl.where(visible[None, :], logits * (scaling * _LOG2_E), float("-inf"))
-            value = restored_values(
-                rounded_values_ptr, value_scale_ptr, value_zero_ptr, token, d,
+            value = compact_values(
+                compact_values_ptr, value_scale_ptr, value_zero_ptr, token, inside, d,
                 VALUE_BITS, VALUE_GROUP, HEAD_DIM,
             )  # fmt: skip
             maximum, total, weighted = _joined(

@@ -1,0 +1,82 @@
+"""Where the middle of each prompt is held in less room, beside a layer's slots."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scope.kernels.rounding import PARTS, Codes, round_keys, round_values
+from scope.kernels.tensors import FREE, CompactTensors
+from scope.methods.prompt import Entries
+from scope.methods.storage import Storage
+from scope.methods.think import best_channels
+
+
+def empty_compact(
+    like: Tensor, batch_size: int, heads: int, tokens: int, storage: Storage
+) -> CompactTensors:
+    """Room for so many tokens of each head, whole groups; ``like`` is ``[..., D]``."""
+    head_dim, group = like.shape[-1], storage.group
+    key_channels = storage.key_channels(head_dim)
+    key_bits, value_bits = storage.bits
+    rows = batch_size, heads
+
+    def codes(bits: int | None, width: int, groups: tuple[int, int]) -> Codes:
+        if bits is None:
+            packed = like.new_zeros(*rows, tokens, width)
+            scale = like.new_zeros(*rows, 0, 0, dtype=torch.float16)
+        else:
+            width = sum(width * part // 8 for part in PARTS[bits])
+            packed = like.new_zeros(*rows, tokens, width, dtype=torch.uint8)
+            scale = like.new_zeros(*rows, *groups, dtype=torch.float16)
+        return Codes(packed, scale, scale.clone())
+
+    pruned = storage.pruned_channels is not None
+    return CompactTensors(
+        keys=codes(key_bits, key_channels, (tokens // group, key_channels)),
+        values=codes(value_bits, head_dim, (tokens, head_dim // min(group, head_dim))),
+        key_bits=key_bits,
+        value_bits=value_bits,
+        group=group,
+        channels=like.new_zeros(*rows, key_channels, dtype=torch.int32) if pruned else None,
+        positions=torch.full((*rows, tokens), FREE, dtype=torch.int32, device=like.device),
+        count=torch.zeros(batch_size, dtype=torch.int32, device=like.device),
+        filled=0,
+    )
+
+
+def write_compact(
+    compact: CompactTensors, storage: Storage, row: int, entries: Entries, queries: Tensor
+) -> tuple[CompactTensors, Entries]:
+    """Store the middle of what is held of a row's prompt; what stays whole is given back.
+
+    Args:
+        compact: of the layer.
+        storage: how.
+        row: which.
+        entries: all that is held.
+        queries: ``[H_q, L, D]`` of the prompt.
+    """
+    count = int(storage.compact(np.array(entries.positions.shape[1])))
+    compact.count[row] = count
+    compact = replace(compact, filled=max(compact.filled, count))
+    if count == 0:
+        return compact, entries
+    start, stop = storage.whole_sinks, storage.whole_sinks + count
+    group, head_dim = compact.group, entries.keys.shape[-1]
+    keys = entries.keys[:, start:stop]
+    if compact.channels is not None:
+        own = compact.channels[row]
+        own.copy_(best_channels(queries[:, -storage.pruning_queries :], entries, own.shape[-1]))
+        keys = keys.gather(2, own.long()[:, None].expand(-1, count, -1))
+    codes = round_keys(keys, compact.key_bits, group)
+    compact.keys.row(row, count, count // group).copy_(codes)
+    codes = round_values(entries.values[:, start:stop], compact.value_bits, min(group, head_dim))
+    compact.values.row(row, count, count).copy_(codes)
+    compact.positions[row, :, :count] = entries.positions[:, start:stop].to(torch.int32)
+    whole = [
+        torch.cat([part[:, :start], part[:, stop:]], dim=1)
+        for part in (entries.keys, entries.values, entries.positions)
+    ]
+    return compact, Entries(*whole)
