@@ -14,7 +14,7 @@ PROMPTS = [random_tokens(length, seed=length) for length in (14, 9, 11)]
 SIZES = {
     "max_capacity_prompt": 5,
     "window_size": 2,
-    "decoding_window_size": 4,
+    "decoding_window_size": 3,
     "decoding_recent_size": 1,
 }
 UPSTREAM = Fidelity.preset("upstream")
@@ -29,12 +29,15 @@ COMPRESSIONS = [
 
 
 @pytest.mark.filterwarnings("ignore:decoding goes the slow way")
-@pytest.mark.parametrize("fused", [False, True])
-@pytest.mark.parametrize("compression", COMPRESSIONS, ids=lambda c: c.decoding_metric)
+@pytest.mark.parametrize(
+    ("compression", "fused"),
+    [*((c, False) for c in COMPRESSIONS), (COMPRESSIONS[0], True), (COMPRESSIONS[-1], True)],
+    ids=lambda value: getattr(value, "decoding_metric", value),
+)
 def test_idle_rows(compression: Compression, fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache_module, "backend_for", lambda keys: backend(fused))
     # One layer is enough for the interpreter; the clock wants several.
-    model, long, new = tiny_model("gqa", num_layers=1 if fused else 3).to(DEVICE), 17, 20
+    model, new = tiny_model("gqa", num_layers=1 if fused else 3).to(DEVICE), 20
 
     def session(*admitted: int) -> Session:
         session = Session(model, compression, PROMPTS, new)
@@ -50,18 +53,18 @@ def test_idle_rows(compression: Compression, fused: bool, monkeypatch: pytest.Mo
     with patch(model):
         # Two rows of three are idle, one of which has held a prompt.
         some = session(0, 2)
-        steps(some, 3)
+        steps(some, 2)
         some.release(2)
-        assert long > max(layer.keys.shape[2] for layer in some.cache.layers)
-        left = steps(some, long, first=3)[:, 0]
+        long = max(layer.keys.shape[2] for layer in some.cache.layers) + 1
+        left = steps(some, long, first=2)[:, 0]
         everyone = session(0, 1, 2)
-        steps(everyone, 3)
-        assert torch.equal(left, steps(everyone, long, first=3)[:, 0])
+        steps(everyone, 2)
+        assert torch.equal(left, steps(everyone, long, first=2)[:, 0])
         # All start over, and go on as if nothing had been.
         for row in range(3):
             some.admit(row, row)
         fresh = session(0, 1, 2)
-        torch.testing.assert_close(steps(some, 6), steps(fresh, 6), rtol=0, atol=1e-4)
+        torch.testing.assert_close(steps(some, 4), steps(fresh, 4), rtol=0, atol=1e-4)
 
 
 def test_a_step_needs_some_prompt() -> None:

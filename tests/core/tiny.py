@@ -2,7 +2,6 @@
 
 from functools import cache
 from importlib import import_module
-from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,8 +18,27 @@ from scope.registry import COMPRESSORS, STRATEGIES
 
 VOCABULARY = 128
 SLIDING_WINDOW = 12
-# Of those by which the heads of a layer hold equally many.
-PAIRS = list(product((name for name in COMPRESSORS if name != "KVCompress"), STRATEGIES))
+# Every compressor, every strategy, and of the other pairs those that are meant for one another or
+# whose counts meet: budgets that differ from layer to layer, prompts that are merged or never cut.
+# In all of them the heads of a layer hold equally many.
+PAIRS = [
+    *((name, "slide") for name in COMPRESSORS if name != "KVCompress"),
+    *(("H2O", strategy) for strategy in STRATEGIES if strategy != "slide"),
+    ("ALLKV", "None"),
+    ("ALLKV", "refreshkv"),
+    ("ALLKV", "rpc"),
+    ("SnapKV", "adaptive"),
+    ("PyramidKV", "discontinuous"),
+    ("PyramidKV", "refreshkv"),
+    ("ZigZagKV", "None"),
+    ("ZigZagKV", "h2o"),
+    ("ZigZagKV", "lococo"),
+    ("PyramidInfer", "pyramidinfer"),
+    ("StreamingLLM", "slm"),
+    ("LoCoCo", "lococo"),
+    ("KVMerger", "h2o"),
+    ("KVMerger", "periodic"),
+]
 
 _FOLDER = TemporaryDirectory()
 _SLIDING = {"sliding_window": SLIDING_WINDOW}

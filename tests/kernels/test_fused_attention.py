@@ -56,7 +56,7 @@ def recipe_of(score: str | None, between: bool = False, **options: str | float) 
 class Case:
     """Rows with these prompts, of which the first `protected` tokens never leave."""
 
-    prompts: tuple[int, ...] = (40, 70, 3)
+    prompts: tuple[int, ...] = (40, 3)
     protected: int = 30
     pool: int = 8
     heads: int = 2
@@ -64,7 +64,7 @@ class Case:
     head_dim: int = 16
     dtype: torch.dtype = torch.float32
     window: int | None = None
-    steps: int = 14
+    steps: int = 10
     # Selections come every so many steps, and then cut the pool to its size.
     period: int = 1
     sharpness: float = 1.0
@@ -72,15 +72,13 @@ class Case:
 
 CASES = {
     "plain": Case(),
-    "one head": Case(group=1, heads=3),
+    "one head": Case(group=1, heads=3, steps=5),
     "odd group": Case(group=7, heads=1),
-    "head dim 64": Case(head_dim=64, pool=6, steps=9),
-    "head dim 128": Case(head_dim=128, pool=6, steps=9),
-    "many blocks": Case(prompts=(300, 64, 130), pool=6, steps=9),
-    "pool of many blocks": Case(
-        prompts=(2300, 1100), protected=3, pool=1060, heads=1, group=2, steps=3
-    ),
-    "nearly empty": Case(prompts=(1, 2), protected=0, pool=6, steps=10),
+    "head dim 64": Case(head_dim=64, heads=1, steps=5),
+    "head dim 128": Case(head_dim=128, heads=1, steps=5),
+    "many blocks": Case(prompts=(300, 64), heads=1, steps=5),
+    "pool of many blocks": Case(prompts=(1100,), protected=3, pool=1060, heads=1, group=2, steps=3),
+    "nearly empty": Case(prompts=(1, 2), protected=0, pool=6),
     "one loud token": Case(sharpness=8.0),
     "sliding window": Case(window=9),
     "several losses": Case(period=5),
@@ -159,17 +157,15 @@ class Twins:
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("score", ["current", "cumulative"])
-def test_same_as_torch(name: str, score: str) -> None:
+def test_same_as_torch(name: str) -> None:
     case = CASES[name]
-    Twins(case, seed=1).check_equal(case.steps, recipe_of(score))
+    Twins(case, seed=1).check_equal(case.steps, recipe_of("cumulative"))
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("score", ["cumulative", "random"])
-def test_a_score_without_a_kernel_runs_between_two(name: str, score: str) -> None:
+def test_a_score_without_a_kernel_runs_between_two(name: str) -> None:
     case = CASES[name]
-    Twins(case, seed=1).check_equal(case.steps, recipe_of(score, between=True))
+    Twins(case, seed=1).check_equal(case.steps, recipe_of("cumulative", between=True))
 
 
 @pytest.mark.parametrize("name", ["plain", "many blocks", "several losses"])
@@ -178,10 +174,9 @@ def test_more_heads_than_programs_at_a_time(name: str, monkeypatch: pytest.Monke
     Twins(CASES[name], seed=9).check_equal(CASES[name].steps, recipe_of("current"))
 
 
-@pytest.mark.parametrize("score", ["recent", "random", None])
-@pytest.mark.parametrize("case", [Case(period=3), CASES["pool of many blocks"]], ids=["", "many"])
-def test_scores_that_do_not_look_at_attention(case: Case, score: str | None) -> None:
-    Twins(case, seed=2).check_equal(case.steps, recipe_of(score))
+@pytest.mark.parametrize("name", ["several losses", "pool of many blocks"])
+def test_no_score(name: str) -> None:
+    Twins(CASES[name], seed=2).check_equal(CASES[name].steps, recipe_of(None))
 
 
 @pytest.mark.parametrize(
@@ -197,7 +192,7 @@ def test_scores_that_do_not_look_at_attention(case: Case, score: str | None) -> 
     ],
     ids=str,
 )
-@pytest.mark.parametrize("name", ["plain", "several losses", "pool of many blocks"])
+@pytest.mark.parametrize("name", ["several losses", "pool of many blocks"])
 def test_every_score(name: str, score: str, options: dict[str, float]) -> None:
     case = CASES[name]
     if (name, score, options) == ("pool of many blocks", "recurrence", {}):
@@ -205,27 +200,26 @@ def test_every_score(name: str, score: str, options: dict[str, float]) -> None:
     Twins(case, seed=10).check_equal(case.steps, recipe_of(score, **options))
 
 
-@pytest.mark.parametrize("score", ["current", "cumulative"])
-def test_largest_of_the_group(score: str) -> None:
-    Twins(Case(), seed=3).check_equal(10, recipe_of(score, group_reduction="max"))
+def test_largest_of_the_group() -> None:
+    Twins(Case(), seed=3).check_equal(10, recipe_of("current", group_reduction="max"))
 
 
 @pytest.mark.parametrize(
     "case",
-    [Case(), Case(prompts=(1300,), protected=3, pool=1290, heads=1, group=2)],
+    [Case(), Case(prompts=(1040,), protected=3, pool=1035, heads=1, group=2)],
     ids=["", "many blocks"],
 )
 def test_equal_scores_lose_the_newest(case: Case) -> None:
     """Nothing but one token is seen, so all others have received exactly nothing."""
     case = replace(case, period=4, sharpness=3000.0)
-    Twins(case, seed=4).check_equal(12, recipe_of("current"), tolerance=1e-3)
+    Twins(case, seed=4).check_equal(4, recipe_of("current"), tolerance=1e-3)
 
 
 def test_a_row_starts_over() -> None:
     twins = Twins(Case(), seed=5)
-    twins.check_equal(7, recipe_of("current"))
+    twins.check_equal(5, recipe_of("current"))
     twins.prompt(1, 9)
-    twins.check_equal(7, recipe_of("current"))
+    twins.check_equal(5, recipe_of("current"))
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="half precision is checked on a GPU")
@@ -245,13 +239,13 @@ def test_rotates_as_transformers_does(recipe: Recipe) -> None:
     for rotate_here in (False, True):
         twins = Twins(Case(), seed=7)
         random = torch.Generator().manual_seed(8)
-        counts = torch.tensor([[40, 70, 3], [30] * 3, [0] * 3], dtype=torch.int32, device=DEVICE)
+        counts = torch.tensor([[40, 3], [30] * 2, [0] * 2], dtype=torch.int32, device=DEVICE)
         layer = twins.layers[1]
         layer.counts = StepCounts(counts[0], *counts, 0, twins.slots)
         queries, keys, values = (
-            torch.randn(3, heads, 16, generator=random).to(DEVICE) for heads in (8, 2, 2)
+            torch.randn(2, heads, 16, generator=random).to(DEVICE) for heads in (8, 2, 2)
         )
-        angles = torch.rand(3, 8, generator=random).repeat(1, 2).to(DEVICE)
+        angles = torch.rand(2, 8, generator=random).repeat(1, 2).to(DEVICE)
         rotation = angles.cos(), angles.sin()
         if rotate_here:
             turned = apply_rotary_pos_emb(
