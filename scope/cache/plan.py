@@ -83,6 +83,12 @@ class CachePlan:
             ),
         )
 
+    @property
+    def kv_tokens(self) -> float:
+        """Tokens that one row holds between two steps: per cached head, averaged over layers."""
+        slots = self.arena or sum(self.slots)
+        return (slots + sum(self.compact)) / len(self.slots) - 1  # the next one's slot is free
+
     def kv_bytes(self, dtype: torch.dtype) -> int:
         """Bytes of one row's keys and values, free slots included."""
         layers = self._of_one_row(dtype)

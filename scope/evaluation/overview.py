@@ -16,6 +16,11 @@ _MARKS: dict[str, Callable[[Row], Estimate | None]] = {
     "indexed, minus the baseline": lambda row: row.difference,
 }
 
+_COSTS: dict[str, Callable[[Row], float | None]] = {
+    "KV MiB": lambda row: None if row.kv_bytes is None else row.kv_bytes / 2**20,
+    "read MiB": lambda row: None if row.read_bytes is None else row.read_bytes / 2**20,
+}
+
 
 @dataclass(frozen=True)
 class Overview:
@@ -56,24 +61,25 @@ def _columns(rows: Sequence[Row], read: Callable[[Row], Estimate | None]) -> lis
     ]
     for window in windows:
         at = "" if window is None else f", W {window}"
-        marks = [
-            [_one(by_method[method], dataset, window, read) for dataset in datasets]
-            for method in methods
+        found = [
+            [_one(by_method[method], dataset, window) for dataset in datasets] for method in methods
         ]
+        marks = [[None if row is None else read(row) for row in own] for own in found]
         for dataset, cells in zip(datasets, zip(*marks, strict=True), strict=True):
             columns.append(Column(f"{dataset}{at}", tuple(str(cell or EMPTY) for cell in cells)))
-        columns.append(Column(f"mean{at}", tuple(map(_mean, marks))))
+        means = [[None if mark is None else mark.mean for mark in own] for own in marks]
+        columns.append(Column(f"mean{at}", tuple(map(_mean, means))))
+        for title, cost in _COSTS.items():
+            costs = [[None if row is None else cost(row) for row in own] for own in found]
+            if any(value is not None for own in costs for value in own):
+                columns.append(Column(f"{title}{at}", tuple(map(_mean, costs))))
     return columns
 
 
-def _one(
-    rows: Sequence[Row], dataset: str, window: int | None, read: Callable[[Row], Estimate | None]
-) -> Estimate | None:
+def _one(rows: Sequence[Row], dataset: str, window: int | None) -> Row | None:
     """The first of the results that belong in a cell."""
     fitting = (
-        read(row)
-        for row in rows
-        if row.result.dataset == dataset and _window(row) in (None, window)
+        row for row in rows if row.result.dataset == dataset and _window(row) in (None, window)
     )
     return next(fitting, None)
 
@@ -83,7 +89,7 @@ def _window(row: Row) -> int | None:
     return None if row.result.is_full_cache else row.result.window
 
 
-def _mean(marks: Sequence[Estimate | None]) -> str:
+def _mean(values: Sequence[float | None]) -> str:
     """Over the data sets, where all are there."""
-    means = [mark.mean for mark in marks if mark is not None]
-    return f"{sum(means) / len(means):.2f}" if len(means) == len(marks) else EMPTY
+    there = [value for value in values if value is not None]
+    return f"{sum(there) / len(there):.2f}" if len(there) == len(values) else EMPTY

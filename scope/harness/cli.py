@@ -12,7 +12,8 @@ from scope.evaluation.results import ResultFolder, find_result_folders
 from scope.evaluation.tables import print_table
 from scope.harness.command_line import Command, parse_command
 from scope.harness.data import load_examples
-from scope.harness.jobs import Job, jobs_of
+from scope.harness.fit import fitted_jobs
+from scope.harness.jobs import Job
 from scope.harness.log import logged
 from scope.harness.models import Models
 from scope.harness.plan import make_plan
@@ -27,12 +28,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def work(jobs: list[Job]) -> int:
         command = parse_command(arguments)
+        models = Models(split=command.tensor_parallel)
         if command.tensor_parallel and not command.dry_run:
             with process_group():
-                jobs += checked_jobs(command)
-                return _run_split(jobs)
-        jobs += checked_jobs(command)
-        return _plan(jobs) if command.dry_run else _run(jobs, command.log_to)
+                jobs += checked_jobs(command, models)
+                return _run_split(jobs, models)
+        jobs += checked_jobs(command, models)
+        return _plan(jobs, models) if command.dry_run else _run(jobs, models, command.log_to)
 
     return exit_code_of(work)
 
@@ -55,10 +57,10 @@ def exit_code_of(work: Callable[[list[Job]], int]) -> int:
         return exit_code(interrupt)
 
 
-def checked_jobs(command: Command) -> list[Job]:
+def checked_jobs(command: Command, models: Models) -> list[Job]:
     """All jobs of a command, each with a folder of its own."""
     first: dict[object, Job] = {}
-    for job in (job for run in command.runs for job in jobs_of(run)):
+    for job in (job for run in command.runs for job in fitted_jobs(run, models)):
         other = first.setdefault(job.folder.resolve(), job)
         if other is not job:
             raise ScopeError(
@@ -68,8 +70,7 @@ def checked_jobs(command: Command) -> list[Job]:
     return list(first.values())
 
 
-def _plan(jobs: list[Job]) -> int:
-    models = Models()
+def _plan(jobs: list[Job], models: Models) -> int:
     for job in jobs:
         config, tokenizer = models.config(job.model_path), models.tokenizer(job.model_path)
         examples = load_examples(job, tokenizer, config.max_position_embeddings)
@@ -78,9 +79,8 @@ def _plan(jobs: list[Job]) -> int:
     return 0
 
 
-def _run(jobs: list[Job], log_to: str | None) -> int:
+def _run(jobs: list[Job], models: Models, log_to: str | None) -> int:
     """Check all jobs, then run one after the other, then score what is there."""
-    models = Models()
     check_jobs(jobs, models)
     with scored(jobs), logged(jobs, log_to):
         failed = [job for job in jobs if not _run_one(job, models)]
@@ -90,9 +90,8 @@ def _run(jobs: list[Job], log_to: str | None) -> int:
     return 2 if failed else 0
 
 
-def _run_split(jobs: list[Job]) -> int:
+def _run_split(jobs: list[Job], models: Models) -> int:
     """The same with the model split over the processes; what stops one job stops them all."""
-    models = Models(split=True)
     for job in jobs:
         check_splittable(job)
     check_jobs(jobs, models)

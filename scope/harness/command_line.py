@@ -9,7 +9,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 import yaml
 
 from scope.errors import ScopeError
-from scope.harness.config import BatchSize, RunConfig
+from scope.harness.config import BatchSize, ByteCount, RunConfig
 from scope.harness.grid import Exclusions, combinations
 from scope.harness.log import SERVICES
 from scope.methods.fidelity import Fidelity, choices_of
@@ -281,6 +281,7 @@ def _expected(kind: Any) -> str:
     named = {
         int: f"a whole number of at most {_LARGEST}",
         BatchSize: "a whole number or auto",
+        ByteCount: "a number of bytes, such as 64MiB",
         float: "a number",
         bool: "true or false",
         Path: "a path",

@@ -1,5 +1,6 @@
 """One run as the user asks for it: the harness's own options, and those of the methods."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
@@ -11,6 +12,23 @@ from scope.methods.fidelity import Fidelity
 from scope.tasks.registry import TASKS
 
 BatchSize = int | Literal["auto"]
+
+
+class ByteCount(int):
+    """A number of bytes; as a text it may have a unit, as ``64MiB``.
+
+    Raises:
+        ValueError: for any other text.
+    """
+
+    def __new__(cls, given: int | str) -> "ByteCount":
+        read = re.fullmatch(r"(\d+\.?\d*) ?(|KiB|MiB|GiB)", str(given))
+        if read is None:
+            raise ValueError
+        return super().__new__(cls, round(float(read[1]) * _UNITS[read[2]]))
+
+
+_UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 RUNS = Path("results/runs")
 
@@ -47,6 +65,14 @@ class RunConfig:
         _named("what generated tokens compete by", registry.SCORES)
         + " (default: the strategy's own)",
         None,
+    )
+    kv_bytes: ByteCount | None = _option(
+        "budget of a sequence: bytes of keys and values, as 64MiB, of which the decode pool takes "
+        "what it does and max_capacity_prompt (C) what is left",
+        None,
+    )
+    kv_tokens: int | None = _option(
+        "the same in tokens: prompt and decode pool, per layer and cached head on average", None
     )
     fidelity: str = _option("follow the paper or the published code: paper, upstream", "paper")
 

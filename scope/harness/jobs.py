@@ -41,6 +41,8 @@ _LEAST = {
     "seed": 0,
     "top_k": 0,
     "num_samples": 1,
+    "kv_bytes": 1,
+    "kv_tokens": 1,
 }
 
 

@@ -20,6 +20,7 @@ class Plan:
         prompt_tokens: shortest and longest prompt.
         capacities: prompt tokens that each layer may keep of the longest prompt.
         slots: slots per layer.
+        compact: most tokens per layer that are held in less room beside them.
         kv_bytes: bytes of keys and values per sequence.
         read_bytes: of these, bytes that a decode step reads on average once all are held.
         full_kv_bytes: the same for a full cache of the longest prompt and T tokens.
@@ -31,6 +32,7 @@ class Plan:
     prompt_tokens: tuple[int, int]
     capacities: list[int]
     slots: list[int]
+    compact: list[int]
     kv_bytes: int
     read_bytes: int
     full_kv_bytes: int
@@ -39,19 +41,20 @@ class Plan:
 
     def lines(self, job: Job) -> list[str]:
         """The plan for a reader."""
-        gib = 2.0**30
+        mib = 2.0**20
         share = self.kv_bytes / self.full_kv_bytes
         read = self.read_bytes / self.full_kv_bytes
+        beside = f"; in less room: {_runs(self.compact)} tokens" if any(self.compact) else ""
         return [
             f"{job.label} on {job.dataset}: {job.data_file}",
             f"  results      {job.result_file}",
             f"  prompts      {self.prompt_tokens[0]} to {self.prompt_tokens[1]} tokens; up to "
             f"{job.max_new_tokens} new ones",
             f"  prompt kept  per layer: {_runs(self.capacities)}",
-            f"  slots        per layer and head: {_runs(self.slots)}",
-            f"  KV cache     {self.kv_bytes / gib:.3f} GiB per sequence, {share:.0%} of the full "
-            f"cache's {self.full_kv_bytes / gib:.3f} GiB",
-            f"  KV read      {self.read_bytes / gib:.3f} GiB per sequence and step, {read:.0%} of "
+            f"  slots        per layer and head: {_runs(self.slots)}{beside}",
+            f"  KV cache     {self.kv_bytes / mib:,.2f} MiB per sequence, {share:.0%} of the full "
+            f"cache's {self.full_kv_bytes / mib:,.2f} MiB",
+            f"  KV read      {self.read_bytes / mib:,.2f} MiB per sequence and step, {read:.0%} of "
             "the full cache's",
             f"  batch        {job.batch_size}; at most {self.largest_batch} sequences fit on "
             f"{job.device} beside the weights",
@@ -71,6 +74,7 @@ def make_plan(job: Job, config: PreTrainedConfig, prompt_lengths: list[int]) -> 
         prompt_tokens=(min(prompt_lengths), longest),
         capacities=list(cache.capacities),
         slots=list(cache.slots),
+        compact=list(cache.compact),
         kv_bytes=cache.kv_bytes(dtype),
         read_bytes=cache.read_bytes(dtype),
         full_kv_bytes=full.kv_bytes(dtype),

@@ -354,7 +354,9 @@ def test_the_full_cache_is_found_and_the_published_layout_shown(
                 {**line, "answers": ["A", "B", "A", "B"], "pred": "Answer_2: (A) Answer_3: (B)"}
                 for line in lines
             ]
-        write(lines, name=folder, dataset=dataset, config=config, label=label)
+        held = {"gsm8k": 3 << 20, "csqa": 2 << 20}[dataset]
+        metrics = {"kv_bytes_per_sequence": held} if "decoding_window_size" in sizes else {}
+        write(lines, name=folder, dataset=dataset, config=config, label=label, metrics=metrics)
 
     run("ALLKV+None", "ALLKV+None", 3)
     run("ALLKV+None", "ALLKV+None", 3, dataset="csqa")
@@ -377,17 +379,17 @@ def test_the_full_cache_is_found_and_the_published_layout_shown(
         lines = [line for line in table.splitlines() if line.startswith("|")]
         return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
 
-    names = ["gsm8k, W 512", "csqa, W 512", "mean, W 512"]
-    names += ["gsm8k, W 1024", "csqa, W 1024", "mean, W 1024"]
+    names = ["gsm8k, W 512", "csqa, W 512", "mean, W 512", "KV MiB, W 512"]
+    names += ["gsm8k, W 1024", "csqa, W 1024", "mean, W 1024", "KV MiB, W 1024"]
     head, _, *rows = cells(tables[0])
     assert head == ["method", "C", *names]
     full, same = "75.00 [75.0, 75.0]", "50.00 [50.0, 50.0]"
     low, high = "25.00 [25.0, 25.0]", "100.00 [100.0, 100.0]"
     assert rows == [
-        ["ALLKV+None", "64", full, same, "62.50", full, same, "62.50"],
-        ["ALLKV+None (upstream)", "64", same, "–", "–", same, "–", "–"],
-        ["H2O+slide (current)", "64", low, same, "37.50", high, "–", "–"],
-        ["H2O+slide (current, upstream)", "64", low, "–", "–", "–", "–", "–"],
+        ["ALLKV+None", "64", full, same, "62.50", "–", full, same, "62.50", "–"],
+        ["ALLKV+None (upstream)", "64", same, "–", "–", "–", same, "–", "–", "–"],
+        ["H2O+slide (current)", "64", low, same, "37.50", "2.50", high, "–", "–", "–"],
+        ["H2O+slide (current, upstream)", "64", low, "–", "–", "–", "–", "–", "–", "–"],
     ]
     minus = {row[0]: row[2] for row in cells(tables[3])[2:]}
     assert minus["H2O+slide (current)"] == "-50.00 [-50.0, -50.0]"

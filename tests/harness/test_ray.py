@@ -58,9 +58,10 @@ def test_a_killed_worker_and_a_removed_node(nodes: Any, tmp_path: Path) -> None:
     grid.write_text(GRID)
     assert main(["--config", str(grid), "--results_dir", str(tmp_path / "whole")]) == 0
     jobs = checked_jobs(
-        parse_command(["--config", str(grid), "--results_dir", str(tmp_path / "swept")])
+        parse_command(["--config", str(grid), "--results_dir", str(tmp_path / "swept")]),
+        models := Models(),
     )
-    units = units_of(jobs, Models(), slice_size=4)
+    units = units_of(jobs, models, slice_size=4)
     workers = RayWorkers(ray, 2, gpus=0, cpus=1)
     lost: list[Lost] = []
     # One look a second: long enough for a unit to be under way.

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ScopeError(
                 "--tensor_parallel goes with torchrun and run_longgenbench.py --config GRID"
             )
-        jobs += checked_jobs(command)
+        jobs += checked_jobs(command, models)
         if own.ray is not None and own.shard is not None:
             raise ScopeError("--ray and --shard both share the units out; give one of them")
         units = units_of(jobs, models, own.slice)
