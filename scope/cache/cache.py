@@ -241,7 +241,7 @@ class SlotCache(Cache):
         used = (schedule.peak - beside).max(axis=1).tolist()
         losses = schedule.losses.max(axis=1).tolist()
         for i, layer in enumerate(self.layers):
-            there = layer.keys.device
+            there = layer.vacant.device
             layer.used = max(layer.used, used[i])
             newest, protected, leaving = own[i].to(there)
             layer.counts = StepCounts(
@@ -293,6 +293,11 @@ class SlotCache(Cache):
             heads, query_heads = keys.shape[1], queries.shape[1]
             self.arena = self.plan.allocate(layer, keys, rows, heads, query_heads, self.arena)
             self.backend = backend_for(keys)
+            if layer.offloaded and keys.is_cuda and not self.fused:
+                raise ScopeError(
+                    "offload: on a GPU it takes Triton, a float type of up to 32 bits and a head "
+                    "size of 16, 32, 64 or 128; leave it out"
+                )
         last = layer_idx == len(self.layers) - 1
         for i, row in enumerate(self._admitted):
             start = keys.shape[2] - int(self.schedule.prompt_lengths[row])
@@ -370,8 +375,8 @@ class SlotCache(Cache):
         layer.write_prompt(row, entries, draw.to(layer.draw.device), remembered)
         if layer.working is not None:
             worth = self.recipe.strategy.rank_prompt(prompt)
-            query = prompt.queries[:, -1]
-            layer.working.begin(self.backend, row, worth, entries.positions, query)
+            held, query = layer.slots.first(count), prompt.queries[:, -1]
+            layer.working.begin(self.backend, row, held, worth, query)
 
     def _entries(self, prompt: Prompt, share: Share) -> Entries:
         length = prompt.length
@@ -449,7 +454,10 @@ class SlotCache(Cache):
 
     @property
     def kv_bytes(self) -> int:
-        """Bytes of all keys and values allocated, free slots included; 0 before a prompt came."""
+        """Bytes of keys and values allocated on the device, free slots included.
+
+        0 before a prompt came.
+        """
         if self.arena is not None:
             return self.arena.kv_bytes
         return sum(layer.kv_bytes for layer in self.layers if layer.is_initialized)

@@ -22,6 +22,7 @@ class SlotLayer(CacheLayerMixin):
 
     Attributes:
         keys, values, positions, ranks, vacant: as in `SlotTensors`.
+        offloaded: whether keys and values lie in host memory.
         state: what score and strategy remember, ``[B, ...]`` float32 each; those named in
             ``per_slot`` are ``[B, H, S, ...]``.
         working: what steps attend to that are not full; None where all are.
@@ -48,7 +49,7 @@ class SlotLayer(CacheLayerMixin):
         self.spans: Spans | None = None
         self.initial: Mapping[str, Tensor] = {}
         self.used = 0
-        self.refreshing = False
+        self.refreshing = self.offloaded = False
 
     def allocate(
         self,
@@ -59,6 +60,7 @@ class SlotLayer(CacheLayerMixin):
         slots: int,
         state: Mapping[str, Shape],
         working_set: int | None = None,
+        offload: bool = False,
     ) -> None:
         """Allocate all slots.
 
@@ -70,11 +72,16 @@ class SlotLayer(CacheLayerMixin):
             slots: S.
             state: shapes of each state after the batch's.
             working_set: K, slots that steps attend to which are not full; None where all are.
+            offload: whether keys and values lie in host memory, and copies of the working set on
+                the device.
         """
         shape, head_dim = (batch_size, heads, slots), like.shape[-1]
         sizes = sizes_of(heads, query_heads, slots, head_dim)
-        self.keys = like.new_zeros(*shape, like.shape[-1])
-        self.values = like.new_zeros(*shape, like.shape[-1])
+        self.offloaded = offload
+        pinned = offload and like.is_cuda
+        home = like.new_empty(0, device="cpu") if pinned else like
+        self.keys = home.new_zeros((*shape, head_dim), pin_memory=pinned)
+        self.values = home.new_zeros((*shape, head_dim), pin_memory=pinned)
         self.positions = torch.full(shape, FREE, dtype=torch.int32, device=like.device)
         self.ranks = torch.full_like(self.positions, FREE)
         self.vacant = torch.zeros(shape[:2], dtype=torch.int32, device=like.device)
@@ -89,18 +96,27 @@ class SlotLayer(CacheLayerMixin):
         self.working = (
             None
             if working_set is None
-            else WorkingSet.allocate(self.positions, working_set, like.shape[-1])
+            else WorkingSet.allocate(self.positions, working_set, like, offload)
         )
         self.used = 0
         self.is_initialized = True
 
     @property
+    def slot_bytes(self) -> int:
+        """Bytes of keys and values in slots, free ones included."""
+        return self.keys.nbytes + self.values.nbytes
+
+    @property
+    def beside_bytes(self) -> int:
+        """Bytes of what is held in less room, and of lists of which slots are to be read."""
+        compact = 0 if self.compact is None else self.compact.nbytes
+        return compact + (0 if self.working is None else self.working.listed.slots.nbytes)
+
+    @property
     def kv_bytes(self) -> int:
-        """Bytes of keys and values, free slots included, and of lists of which are to be read."""
-        beside = 0 if self.compact is None else self.compact.nbytes
-        if self.working is not None:
-            beside += self.working.listed.slots.nbytes
-        return self.keys.nbytes + self.values.nbytes + beside
+        """Bytes of keys and values on the device, and of what is beside them."""
+        copies = 0 if self.working is None else self.working.copied_bytes
+        return self.beside_bytes + (copies if self.offloaded else self.slot_bytes)
 
     def forget(self) -> None:
         """Give the memory back."""
@@ -143,10 +159,11 @@ class SlotLayer(CacheLayerMixin):
         """
         positions = entries.positions
         count = positions.shape[1]
-        self.keys[row, :, :count] = stored_as(self.keys.dtype, entries.keys)
-        self.values[row, :, :count] = stored_as(self.keys.dtype, entries.values)
-        # Free slots have weight 0, but 0 times what an overflow has left behind would be NaN.
-        self.values[row, :, count:] = 0.0
+        _store(self.keys[row, :, :count], entries.keys)
+        _store(self.values[row, :, :count], entries.values)
+        if self.values.device == positions.device:  # only kernels read elsewhere, and no free slots
+            # Free slots have weight 0, but 0 times what an overflow has left behind would be NaN.
+            self.values[row, :, count:] = 0.0
         self.positions[row] = self.ranks[row] = FREE
         self.positions[row, :, :count] = positions.to(torch.int32)
         ranks = torch.arange(count, dtype=torch.int32, device=positions.device)
@@ -181,6 +198,14 @@ class SlotLayer(CacheLayerMixin):
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return query_length, 0
+
+
+def _store(there: Tensor, states: Tensor) -> None:
+    """Write states ``[H, P, D]``; into pinned memory head by head, which nobody waits for."""
+    stored = stored_as(there.dtype, states)
+    near = there.device == stored.device
+    for slots, run in [(there, stored)] if near else zip(there, stored, strict=True):
+        slots.copy_(run, non_blocking=True)
 
 
 def sizes_of(heads: int, query_heads: int, slots: int, head_dim: int) -> Mapping[str, int]:

@@ -90,12 +90,16 @@ class CachePlan:
         return (slots + sum(self.compact)) / len(self.slots) - 1  # the next one's slot is free
 
     def kv_bytes(self, dtype: torch.dtype) -> int:
-        """Bytes of one row's keys and values, free slots included."""
+        """Bytes of one row's keys and values on the device, free slots included."""
         layers = self._of_one_row(dtype)
         return layers[0].kv_bytes if self.arena else sum(layer.kv_bytes for layer in layers)
 
+    def host_bytes(self, dtype: torch.dtype) -> int:
+        """Bytes of one row's keys and values that lie in host memory instead."""
+        return sum(one.slot_bytes for one in self._of_one_row(dtype) if one.offloaded)
+
     def read_bytes(self, dtype: torch.dtype, full_share: float | None = None) -> int:
-        """Bytes of them that a decode step reads, on average, where all slots are taken.
+        """Bytes of all these that a decode step reads, on average, where all slots are taken.
 
         Args:
             dtype: of the model.
@@ -104,14 +108,12 @@ class CachePlan:
         if self.arena:  # which no working set is a part of
             return self.kv_bytes(dtype)
         slots = np.asarray(self.slots)
-        unread = 1 - self.recipe.strategy.read(slots, full_share) / slots
-        layers = zip(unread, self._of_one_row(dtype), strict=True)
-        return round(
-            sum(one.kv_bytes - part * (one.keys.nbytes + one.values.nbytes) for part, one in layers)
-        )
+        parts = self.recipe.strategy.read(slots, full_share) / slots
+        layers = zip(parts, self._of_one_row(dtype), strict=True)
+        return round(sum(part * one.slot_bytes + one.beside_bytes for part, one in layers))
 
     def row_bytes(self, dtype: torch.dtype) -> int:
-        """Bytes that each row of a batch takes: its slots, and its part of a decode step."""
+        """Bytes that each row of a batch takes of the device: slots, and what a step works on."""
         layers = self._of_one_row(dtype)
         # Layers that share an arena hold the same tensors.
         parts = {
@@ -120,7 +122,7 @@ class CachePlan:
             for part in (*vars(layer).values(), *layer.state.values())
             if isinstance(part, Tensor | CompactTensors | WorkingSet)
         }
-        held = sum(part.nbytes for part in parts.values())
+        held = sum(part.nbytes for part in parts.values()) - self.host_bytes(dtype)
         if self.arena:
             # Without a kernel, each layer in turn is copied out of it.
             held += 2 * self.heads * max(self.slots) * self.head_dim * dtype.itemsize
@@ -128,6 +130,22 @@ class CachePlan:
         # then come the logits of the vocabulary, as the model gives them and in float32.
         logits = 4 * self.query_heads * max(self.slots) + self.vocabulary * (4 + dtype.itemsize)
         return held + logits
+
+    def rows_within(
+        self, dtype: torch.dtype, room: int, host_room: int | None, beside: int = 0
+    ) -> int:
+        """How many rows fit.
+
+        Args:
+            dtype: of the model.
+            room: bytes of the device.
+            host_room: bytes of the host; None where the device is the host.
+            beside: bytes of the device that a row takes besides.
+        """
+        row, far = self.row_bytes(dtype) + beside, self.host_bytes(dtype)
+        if host_room is None:
+            return room // (row + far)
+        return min(room // row, host_room // far) if far else room // row
 
     def _of_one_row(self, dtype: torch.dtype) -> list[SlotLayer]:
         """Every layer's slots for one row, without memory."""
@@ -176,7 +194,8 @@ class CachePlan:
                 )
             layer.join(arena, sizes, state)
             return arena
-        layer.allocate(stored, batch_size, heads, query_heads, slots, state, working_set)
+        offload = self.recipe.strategy.offload
+        layer.allocate(stored, batch_size, heads, query_heads, slots, state, working_set, offload)
         if storage.compacts:
             tokens = self.compact[layer.index]
             layer.compact = empty_compact(like, batch_size, heads, tokens, storage)

@@ -83,7 +83,7 @@ def decode(
         score.watch(slots)
     if layer.working is not None and layer.refreshing:
         best = strategy.rank(slots)
-        layer.working.refresh(backend, full, best, slots.ranks, slots.newest)
+        layer.working.refresh(backend, full, layer.slots, best, slots.newest)
     worth = None
     if score is not None:
         # Where none may leave any number does: it is a free slot that is looked for.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from scope.kernels import Backend
-from scope.kernels.tensors import FREE, Listed
+from scope.kernels.tensors import FREE, Listed, SlotTensors
 
 Drifted = Callable[[Tensor, Tensor], Tensor | None]
 
@@ -17,7 +17,7 @@ class WorkingSet:
     """The working sets of one layer's rows, and by what each was chosen.
 
     Attributes:
-        listed: slots, the least first.
+        listed: slots, the least first, and copies of them where the slots are in host memory.
         query: ``[B, D]`` float32, of a row's last full step, mean over heads.
         refreshes: ``[B]`` int64, full steps of the row so far, whatever its prompts.
     """
@@ -27,13 +27,23 @@ class WorkingSet:
     refreshes: Tensor
 
     @classmethod
-    def allocate(cls, positions: Tensor, size: int, head_dim: int) -> "WorkingSet":
-        """Of K = ``size`` slots, or of all where there are less: positions are ``[B, H, S]``."""
+    def allocate(cls, positions: Tensor, size: int, like: Tensor, offload: bool) -> "WorkingSet":
+        """Of K = ``size`` slots, or of all where there are less.
+
+        Args:
+            positions: ``[B, H, S]``.
+            size: K.
+            like: ``[..., D]`` with the dtype of slots and their head size.
+            offload: whether copies of them are kept beside.
+        """
         batch, heads, slots = positions.shape
+        shape, head_dim = (batch, heads, min(size, slots)), like.shape[-1]
         return cls(
             Listed(
-                positions.new_full((batch, heads, min(size, slots)), FREE),
+                positions.new_full(shape, FREE),
                 since=positions.new_zeros(batch),
+                keys=like.new_zeros(*shape, head_dim) if offload else None,
+                values=like.new_zeros(*shape, head_dim) if offload else None,
             ),
             query=torch.zeros(batch, head_dim, device=positions.device),
             refreshes=positions.new_zeros(batch, dtype=torch.int64),
@@ -41,26 +51,31 @@ class WorkingSet:
 
     @property
     def nbytes(self) -> int:
-        parts = self.listed.slots, self.listed.since, self.query, self.refreshes
-        return sum(part.nbytes for part in parts)
+        lists = self.listed.slots.nbytes + self.listed.since.nbytes
+        return lists + self.copied_bytes + self.query.nbytes + self.refreshes.nbytes
+
+    @property
+    def copied_bytes(self) -> int:
+        """Of copies of what is listed."""
+        parts = self.listed.keys, self.listed.values
+        return sum(part.nbytes for part in parts if part is not None)
 
     def begin(
-        self, backend: Backend, row: int, worth: Tensor, positions: Tensor, query: Tensor
+        self, backend: Backend, row: int, slots: SlotTensors, worth: Tensor, query: Tensor
     ) -> None:
         """Choose a row's first set of what is held of its prompt.
 
         Args:
             backend: what chooses.
             row: which.
+            slots: those that the prompt has taken.
             worth: ``[H, L]`` of every token of the prompt.
-            positions: ``[H, P]`` of what is held, FREE for none.
             query: ``[H_q, D]`` of the last token.
         """
-        held = worth.gather(1, positions.long().clamp(min=0))
-        held = held.masked_fill(positions == FREE, -torch.inf)
-        slots, since = self.listed.slots[row, None], self.listed.since[row, None]
-        newest = torch.full_like(since, positions.shape[-1] - 1)
-        backend.choose(Listed(slots, since), torch.ones_like(since), held[None], newest)
+        own, listed = slots.row(row), self.listed.row(row)
+        newest = torch.full_like(listed.since, own.positions.shape[-1] - 1)
+        held = worth[None].gather(2, own.positions.long().clamp(min=0))
+        _list_anew(backend, listed, torch.ones_like(newest), own, held, newest)
         self.query[row] = query.float().mean(dim=0)
 
     def drift(self, may: Tensor, drifted: Drifted, queries: Tensor) -> Tensor:
@@ -78,9 +93,21 @@ class WorkingSet:
         return full
 
     def refresh(
-        self, backend: Backend, full: Tensor, worth: Tensor, ranks: Tensor, newest: Tensor
+        self, backend: Backend, full: Tensor, slots: SlotTensors, worth: Tensor, newest: Tensor
     ) -> None:
-        """Choose anew in the rows of a full step, by ``[B, H, n]`` worth."""
-        held = worth.masked_fill(ranks == FREE, -torch.inf)
-        backend.choose(self.listed, full, held, newest)
+        """Choose anew in the rows of a full step, by ``[B, H, n]`` worth of the first slots."""
+        _list_anew(backend, self.listed, full, slots.first(worth.shape[-1]), worth, newest)
         self.refreshes.add_(full)
+
+
+def _list_anew(
+    backend: Backend,
+    listed: Listed,
+    full: Tensor,
+    slots: SlotTensors,
+    worth: Tensor,
+    newest: Tensor,
+) -> None:
+    backend.choose(listed, full, worth.masked_fill(slots.ranks == FREE, -torch.inf), newest)
+    if listed.keys is not None:
+        backend.bring(listed, full, slots.keys, slots.values)

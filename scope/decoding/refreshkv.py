@@ -37,7 +37,9 @@ class RefreshKV(Strategy):
     is chosen among what is held, by its attention and neighbours in the whole prompt; at later
     steps neighbours are those held.
 
-    This saves reading, not memory.
+    This saves reading, not memory; with ``offload`` memory of the GPU too. All keys and values then
+    lie in pinned host memory, which kernels address: every step writes its token there, and full
+    steps read what is held, and once more what they choose, over the bus.
     """
 
     name: ClassVar[str] = "refreshkv"
@@ -49,6 +51,9 @@ class RefreshKV(Strategy):
     stride: int = option(10, "steps from one full step of refreshkv to the next")
     threshold: float | None = option(
         None, "s, the cosine of queries above which refreshkv puts a full step off (default never)"
+    )
+    offload: bool = option(
+        False, "keep keys and values in host memory, and copies of working sets alone on the GPU"
     )
 
     def __post_init__(self) -> None:

@@ -71,7 +71,8 @@ def first_batch_size(
     recipe = job.compression.recipe(job.max_new_tokens)
     plan = CachePlan.make(model.config, recipe, job.max_new_tokens, lengths)
     room = _room_beside_one(job, model, prompts, lengths.index(max(lengths))) - extra_bytes
-    others = room // (plan.row_bytes(model.dtype) + extra_bytes)
+    host_room = _free_host_memory() if model.device.type == "cuda" else None
+    others = plan.rows_within(model.dtype, room, host_room, extra_bytes)
     return max(1, min(len(prompts), 1 + others))
 
 
@@ -80,10 +81,7 @@ def _room_beside_one(
 ) -> int:
     """Bytes for other rows, beside one that reads the longest prompt."""
     if model.device.type != "cuda":
-        # Half of what is free, or of all where that is not told (macOS): others run here too, and
-        # no error says in time that memory is short.
-        pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf(pages) // 2
+        return _free_host_memory()
     device = model.device
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
@@ -96,3 +94,10 @@ def _room_beside_one(
     reading = torch.cuda.max_memory_allocated(device) - before
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + unused - reading - _RESERVE
+
+
+def _free_host_memory() -> int:
+    # Half of what is free, or of all where that is not told (macOS): others run here too, and no
+    # error says in time that memory is short.
+    pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf(pages) // 2

@@ -21,8 +21,9 @@ class Plan:
         capacities: prompt tokens that each layer may keep of the longest prompt.
         slots: slots per layer.
         compact: most tokens per layer that are held in less room beside them.
-        kv_bytes: bytes of keys and values per sequence.
-        read_bytes: of these, bytes that a decode step reads on average once all are held.
+        kv_bytes: bytes of keys and values per sequence, on the device.
+        host_bytes: the same in host memory, where they are offloaded to it.
+        read_bytes: of all these, bytes that a decode step reads on average once all are held.
         full_kv_bytes: the same for a full cache of the longest prompt and T tokens.
         largest_batch: sequences that fit beside the weights in the device's memory; the memory
             that reading a prompt takes is not counted.
@@ -34,6 +35,7 @@ class Plan:
     slots: list[int]
     compact: list[int]
     kv_bytes: int
+    host_bytes: int
     read_bytes: int
     full_kv_bytes: int
     largest_batch: int
@@ -45,6 +47,7 @@ class Plan:
         share = self.kv_bytes / self.full_kv_bytes
         read = self.read_bytes / self.full_kv_bytes
         beside = f"; in less room: {_runs(self.compact)} tokens" if any(self.compact) else ""
+        far = self.host_bytes / mib
         return [
             f"{job.label} on {job.dataset}: {job.data_file}",
             f"  results      {job.result_file}",
@@ -54,6 +57,7 @@ class Plan:
             f"  slots        per layer and head: {_runs(self.slots)}{beside}",
             f"  KV cache     {self.kv_bytes / mib:,.2f} MiB per sequence, {share:.0%} of the full "
             f"cache's {self.full_kv_bytes / mib:,.2f} MiB",
+            *([f"  KV offloaded {far:,.2f} MiB per sequence, in host memory"] if far else []),
             f"  KV read      {self.read_bytes / mib:,.2f} MiB per sequence and step, {read:.0%} of "
             "the full cache's",
             f"  batch        {job.batch_size}; at most {self.largest_batch} sequences fit on "
@@ -70,15 +74,17 @@ def make_plan(job: Job, config: PreTrainedConfig, prompt_lengths: list[int]) -> 
     everything = Compression().recipe(job.max_new_tokens)
     full = CachePlan.make(config, everything, job.max_new_tokens, [longest])
     room = _memory(job.device) - weight_bytes(job, config)
+    host_room = _memory("cpu") if job.device.startswith("cuda") else None
     return Plan(
         prompt_tokens=(min(prompt_lengths), longest),
         capacities=list(cache.capacities),
         slots=list(cache.slots),
         compact=list(cache.compact),
         kv_bytes=cache.kv_bytes(dtype),
+        host_bytes=cache.host_bytes(dtype),
         read_bytes=cache.read_bytes(dtype),
         full_kv_bytes=full.kv_bytes(dtype),
-        largest_batch=max(0, room // cache.row_bytes(dtype)),
+        largest_batch=max(0, cache.rows_within(dtype, room, host_room)),
         ranks=allowed_ranks(config),
     )
 

@@ -301,6 +301,8 @@ def _generate_all(
             start["batch_size"] = metrics["batch_size"] = session.batch_size
             cache = session.cache
             metrics["kv_bytes_per_sequence"] = cache.kv_bytes // session.batch_size
+            if far := cache.plan.host_bytes(model.dtype):
+                metrics["kv_bytes_on_host_per_sequence"] = far
             read = cache.plan.read_bytes(model.dtype, cache.full_share)
             metrics["kv_bytes_read_per_step"] = read
             if model.device.type == "cuda":

@@ -76,6 +76,15 @@ class Backend(Protocol):
             newest: ``[B]`` int32, rank of each row's newest token.
         """
 
+    def bring(self, listed: Listed, full: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Copy what full rows list from host memory to the device.
+
+        Args:
+            listed: whose copies are changed, in place.
+            full: ``[B]`` int32, 1 for the rows that are copied.
+            keys, values: ``[B, H, S, D]``, all slots.
+        """
+
     def column_sums(
         self,
         queries: Tensor,

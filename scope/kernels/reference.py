@@ -39,13 +39,13 @@ def attend(
     received: Received | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Append one token per row and attend to what is seen; see `Backend`."""
-    if sight.listed is not None:
-        _list_new(sight.listed, slots, counts)
+    listed = sight.listed
+    if listed is not None:
+        _list_new(listed, slots, counts, new)
     _append(slots, counts, new)
     used = slots.first(counts.used)
-    listed = sight.listed
     if listed is not None and listed.full is None:
-        used = _taken(slots, listed.slots)  # a row without a prompt may list a slot not yet used
+        used = _taken(slots, listed)  # a row without a prompt may list a slot not yet used
     visible = used.positions != FREE
     if listed is not None and listed.full is not None:
         visible &= _named(listed.slots, counts.used) | (listed.full[:, None, None] != 0)
@@ -92,30 +92,45 @@ def _restored(
     return keys, values, visible
 
 
-def _list_new(listed: Listed, slots: SlotTensors, counts: StepCounts) -> None:
-    """Put the new token's slot in its place in the list of a row that is not full."""
+def _list_new(listed: Listed, slots: SlotTensors, counts: StepCounts, new: NewTokens) -> None:
+    """Put the new token's slot in its place in the list of a row that is not full.
+
+    Copies of what is listed change in every row: those of a full one are brought anew.
+    """
     place = (counts.newest - listed.since - 1).clamp(min=0) % listed.slots.shape[-1]
     place = place[:, None, None].expand(-1, listed.slots.shape[1], 1).long()
     slot = slots.vacant[..., None]
     if listed.full is not None:
         slot = listed.slots.gather(2, place).where(listed.full[:, None, None] != 0, slot)
     listed.slots.scatter_(2, place, slot)
+    if listed.keys is not None and listed.values is not None:
+        _put(listed.keys, place, new.keys)
+        _put(listed.values, place, new.values)
 
 
-def _taken(slots: SlotTensors, names: Tensor) -> SlotTensors:
-    """Copies of the slots ``[B, H, K]`` with these names, as slots of their own."""
-    places = names.clamp(min=0).long()
-    wide = places[..., None].expand(-1, -1, -1, slots.keys.shape[-1])
-    keys, values = slots.keys, slots.values
-    if keys.itemsize == 1:  # torch gathers no floats of 8 bits, but their bytes
-        keys, values = keys.view(torch.uint8), values.view(torch.uint8)
+def _taken(slots: SlotTensors, listed: Listed) -> SlotTensors:
+    """Copies of the slots that are listed, as slots of their own."""
+    keys, values, places = listed.keys, listed.values, listed.slots.clamp(min=0).long()
+    if keys is None or values is None:
+        keys, values = (_gathered(part, listed.slots) for part in (slots.keys, slots.values))
     return SlotTensors(
-        keys.gather(2, wide).view(slots.keys.dtype),
-        values.gather(2, wide).view(slots.values.dtype),
-        slots.positions.gather(2, places).masked_fill(names == FREE, FREE),
+        keys,
+        values,
+        slots.positions.gather(2, places).masked_fill(listed.slots == FREE, FREE),
         slots.ranks.gather(2, places),
         slots.vacant,
     )
+
+
+def _gathered(slots: Tensor, names: Tensor) -> Tensor:
+    """Copies of the ``[B, H, S, D]`` slots with the names ``[B, H, K]``."""
+    wide = names.clamp(min=0).long()[..., None].expand(-1, -1, -1, slots.shape[-1])
+    return _movable(slots).gather(2, wide).view(slots.dtype)
+
+
+def _movable(states: Tensor) -> Tensor:
+    """As they are, but floats of 8 bits as bytes, which torch knows how to move."""
+    return states.view(torch.uint8) if states.itemsize == 1 else states
 
 
 def _named(names: Tensor, count: int) -> Tensor:
@@ -127,14 +142,16 @@ def _named(names: Tensor, count: int) -> Tensor:
 
 def _append(slots: SlotTensors, counts: StepCounts, new: NewTokens) -> None:
     slot = slots.vacant[..., None].long()
-    place = slot[..., None].expand(-1, -1, -1, slots.keys.shape[-1])
-    for there, states in ((slots.keys, new.keys), (slots.values, new.values)):
-        stored = stored_as(there.dtype, states[:, :, None])
-        if there.itemsize == 1:  # torch scatters no floats of 8 bits, but their bytes
-            there, stored = there.view(torch.uint8), stored.view(torch.uint8)
-        there.scatter_(2, place, stored)
+    _put(slots.keys, slot, new.keys)
+    _put(slots.values, slot, new.values)
     slots.positions.scatter_(2, slot, counts.position[:, None, None].expand_as(slot))
     slots.ranks.scatter_(2, slot, counts.newest[:, None, None].expand_as(slot))
+
+
+def _put(there: Tensor, place: Tensor, states: Tensor) -> None:
+    """Write ``[B, H, D]`` into ``[B, H, n, D]`` at the places ``[B, H, 1]``."""
+    stored = stored_as(there.dtype, states[:, :, None])
+    _movable(there).scatter_(2, place[..., None].expand_as(stored), _movable(stored))
 
 
 def evict(slots: SlotTensors, counts: StepCounts, worth: Tensor | None, recent: int) -> None:
@@ -173,6 +190,15 @@ def choose(listed: Listed, full: Tensor, worth: Tensor, newest: Tensor) -> None:
     is_full = full != 0
     listed.slots.copy_(slots.where(is_full[:, None, None], listed.slots))
     listed.since.copy_(newest.where(is_full, listed.since))
+
+
+def bring(listed: Listed, full: Tensor, keys: Tensor, values: Tensor) -> None:
+    """Copy what full rows list; see `Backend`."""
+    is_full = (full != 0)[:, None, None, None]
+    for near, far in ((listed.keys, keys), (listed.values, values)):
+        if near is not None:
+            brought = _movable(_gathered(far, listed.slots))
+            _movable(near).copy_(brought.where(is_full, _movable(near)))
 
 
 def sample(scores: Tensor, keys: Tensor) -> Tensor:

@@ -120,6 +120,16 @@ class SlotTensors:
             self.vacant,
         )
 
+    def row(self, row: int) -> "SlotTensors":
+        """Views of one row, as a batch."""
+        return SlotTensors(
+            self.keys[row, None],
+            self.values[row, None],
+            self.positions[row, None],
+            self.ranks[row, None],
+            self.vacant[row, None],
+        )
+
 
 @dataclass(frozen=True)
 class StepCounts:
@@ -170,11 +180,25 @@ class Listed:
         since: ``[B]`` int32, rank of the newest token when the list was made.
         full: ``[B]`` int32, 1 for a row that attends to all slots and has its list left alone; None
             where no row does.
+        keys, values: ``[B, H, K, D]`` copies of what is listed, which are read instead where the
+            slots are in host memory; None where they are not.
     """
 
     slots: Tensor
     since: Tensor
     full: Tensor | None = None
+    keys: Tensor | None = None
+    values: Tensor | None = None
+
+    def row(self, row: int) -> "Listed":
+        """Views of one row, as a batch."""
+        return Listed(
+            self.slots[row, None],
+            self.since[row, None],
+            None if self.full is None else self.full[row, None],
+            None if self.keys is None else self.keys[row, None],
+            None if self.values is None else self.values[row, None],
+        )
 
 
 @dataclass(frozen=True)

@@ -120,6 +120,11 @@ class Strategy(ABC):
         """
         return None
 
+    @property
+    def offload(self) -> bool:
+        """Whether all that is held lies in host memory, and working sets alone on the device."""
+        return False
+
     def full(self, step: Counts) -> NDArray[np.bool_]:
         """Whether step t may attend to all that is held, elementwise; else to the working set."""
         return np.ones(step.shape, bool)

@@ -17,6 +17,10 @@ from tests.core.test_open_house import PROMPTS, STEPS, run
 from tests.core.tiny import backend, random_tokens, tiny_model
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# Without kernels a GPU cannot read host memory.
+PLAIN_OFFLOAD = pytest.param(
+    False, True, marks=pytest.mark.skipif(DEVICE == "cuda", reason="refused there")
+)
 PROMPT = {"max_capacity_prompt": 20, "window_size": 4}
 
 
@@ -105,6 +109,19 @@ def test_slots_of_8_bits_are_read_by_name_too() -> None:
     torch.testing.assert_close(found, full, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"working_set": 8, "stride": 3},
+        {"working_set": 8, "stride": 2, "threshold": 0.6},
+        {"working_set": 99, "stride": 4, "decode_bits": 8},
+    ],
+    ids=str,
+)
+def test_where_slots_lie_changes_nothing(options: dict[str, Any]) -> None:
+    assert torch.equal(logits(refreshkv(**options, offload=True)), logits(refreshkv(**options)))
+
+
 def test_thresholds_at_both_ends() -> None:
     fixed = logits(refreshkv(working_set=8, stride=3))
     assert torch.equal(logits(refreshkv(working_set=8, stride=3, threshold=1.0)), fixed)
@@ -113,23 +130,25 @@ def test_thresholds_at_both_ends() -> None:
     torch.testing.assert_close(logits(refreshkv(working_set=8, stride=3, threshold=-1)), never)
 
 
-@pytest.mark.parametrize("kernels", [False, True])
+@pytest.mark.parametrize(("kernels", "offload"), [(False, False), PLAIN_OFFLOAD, (True, True)])
 @pytest.mark.filterwarnings("ignore:decoding goes the slow way")
-def test_rows_at_different_steps(kernels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_at_different_steps(
+    kernels: bool, offload: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A row that starts over beside others, and idles for a while, gives what it gives alone."""
     monkeypatch.setattr(cache_module, "backend_for", lambda keys: backend(kernels))
     model = tiny_model("gqa", num_layers=1 if kernels else 3).to(DEVICE)
-    compression = refreshkv(working_set=6, stride=3)
+    sizes = {"working_set": 6, "stride": 3}
 
     def steps(session: Session, row: int, count: int) -> Tensor:
         tokens = random_tokens(count, seed=1)
         return torch.stack([session.step(torch.full((3,), t))[row].clone() for t in tokens])
 
     with patch(model):
-        alone = Session(model, compression, PROMPTS, STEPS, batch_size=3)
+        alone = Session(model, refreshkv(**sizes), PROMPTS, STEPS, batch_size=3)
         alone.admit(1, 1)
         expected = steps(alone, 1, 6)
-        beside = Session(model, compression, PROMPTS, STEPS)
+        beside = Session(model, refreshkv(**sizes, offload=offload), PROMPTS, STEPS)
         beside.prefill()
         steps(beside, 0, 4)
         beside.release(1)
@@ -138,20 +157,26 @@ def test_rows_at_different_steps(kernels: bool, monkeypatch: pytest.MonkeyPatch)
         torch.testing.assert_close(steps(beside, 1, 6), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("kernels", [False, True])
+@pytest.mark.parametrize(
+    ("kernels", "offload"), [(False, False), PLAIN_OFFLOAD, (True, False), (True, True)]
+)
 @pytest.mark.filterwarnings("ignore:decoding goes the slow way")
-def test_what_is_not_listed_is_not_read(kernels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Slots outside the working set may hold anything at all."""
+def test_what_is_not_listed_is_not_read(
+    kernels: bool, offload: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slots outside the working set may hold anything at all; in host memory, all of them."""
     monkeypatch.setattr(cache_module, "backend_for", lambda keys: backend(kernels))
     model = tiny_model("gqa", num_layers=2).to(DEVICE)
+    compression = refreshkv(working_set=6, stride=9, offload=offload)
     results = []
     for spoilt in (False, True):
         with patch(model), torch.inference_mode():
-            session = Session(model, refreshkv(working_set=6, stride=9), PROMPTS[:2], STEPS)
+            session = Session(model, compression, PROMPTS[:2], STEPS)
             session.prefill()
             for layer in session.cache.layers if spoilt else ():
-                named = torch.zeros(*layer.positions.shape, dtype=torch.bool, device=DEVICE)
-                named.scatter_(2, layer.working.listed.slots.long(), True)
+                named = torch.zeros_like(layer.positions, dtype=torch.bool)
+                named.scatter_(2, layer.working.listed.slots.long(), not offload)
+                named = named.to(layer.keys.device)
                 layer.keys[~named] = torch.nan
                 layer.values[~named] = torch.nan
             results.append(session.step(torch.tensor([1, 2])).clone())
@@ -195,6 +220,15 @@ def test_bytes_held_and_bytes_read(threshold: float | None) -> None:
     assert cache.full_share == (0 if threshold == -1 else (STEPS // 3) / STEPS)
     nothing_full = layers * heads * 8 * token + lists
     assert plan.read_bytes(torch.float32, 0.0) == nothing_full
+    moved = refreshkv(working_set=8, stride=3, threshold=threshold, offload=True)
+    far = CachePlan.make(model.config, moved.recipe(STEPS), STEPS, [len(PROMPTS[0])])
+    assert far.kv_bytes(torch.float32) == nothing_full
+    assert far.host_bytes(torch.float32) == held - lists
+    row = plan.row_bytes(torch.float32) - held + nothing_full
+    assert far.row_bytes(torch.float32) == row
+    assert far.rows_within(torch.float32, 9 * row, host_room=4 * held) == 4
+    assert far.rows_within(torch.float32, 9 * row, host_room=99 * held) == 9
+    assert far.rows_within(torch.float32, 9 * (row + held), host_room=None) == 9
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,19 @@ def test_records_and_run_file(run: Run, data_file: Path) -> None:
     assert described["warnings"] == []
 
 
+def test_what_is_offloaded_is_counted_apart(run: Run) -> None:
+    options = FULL | {"decoding_metric": "refreshkv", "working_set": 16, "stride": 4}
+    kept, moved = (
+        json.loads((run(str(where), **options, offload=where) / "run.json").read_text())["metrics"]
+        for where in (False, True)
+    )
+    assert moved["kv_bytes_read_per_step"] == kept["kv_bytes_read_per_step"]
+    in_both = moved["kv_bytes_per_sequence"] + moved["kv_bytes_on_host_per_sequence"]
+    copies = 16 * 2 * 2 * 8 * 2 * 4
+    assert in_both == kept["kv_bytes_per_sequence"] + copies
+    assert "kv_bytes_on_host_per_sequence" not in kept
+
+
 def test_batch_size_does_not_change_the_records(run: Run) -> None:
     alone = (run("alone", batch_size=1) / "H2O.json").read_text()
     assert (run("together", batch_size=5) / "H2O.json").read_text() == alone

@@ -96,6 +96,25 @@ def test_tokens_of_the_graph(compression: Compression, plain: pytest.MonkeyPatch
 
 
 @on_gpu
+def test_slots_in_host_memory_give_the_same_tokens() -> None:
+    model, steps = tiny_model("gqa").cuda(), 200
+    found = []
+    with patch(model):
+        for offload in (False, True):
+            compression = Compression(
+                "ALLKV", "refreshkv", working_set=20, stride=5, offload=offload
+            )
+            session = Session(model, compression, PROMPTS, steps, batch_size=2)
+            found.append(dict(generate(session, steps, ())))
+    assert found[0] == found[1]
+    layer = session.cache.layers[0]
+    assert layer.keys.is_pinned()
+    assert layer.values.is_pinned()
+    assert layer.working.listed.keys.is_cuda
+    assert all(session._fast._recorded.values())
+
+
+@on_gpu
 @pytest.mark.parametrize("strategy", ["None", "slide", "adaptive", "discontinuous", "h2o", "slm"])
 @pytest.mark.parametrize("batch", [3, 40])
 def test_bfloat16_is_as_exact_as_plain(

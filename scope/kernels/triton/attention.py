@@ -157,6 +157,8 @@ def _attend_splits(
         listed.slots if listed is not None else None,
         listed.since if listed is not None else None,
         listed.full if listed is not None else None,
+        listed.keys if listed is not None else None,
+        listed.values if listed is not None else None,
         *_spans(slots),
         counts.newest,
         first_scored if scored else counts.protected,
@@ -181,6 +183,7 @@ def _attend_splits(
         SCORED=scored,
         LISTED=listed is not None,
         ANY_FULL=not in_part,
+        NEAR=listed is not None and listed.keys is not None,
         SPANS=slots.spans is not None,
         ROTATE=new.rotation is not None,
         COMPACT=compact is not None,
@@ -356,6 +359,8 @@ def _attend(
     names_ptr,
     since_ptr,
     full_ptr,
+    near_keys_ptr,
+    near_values_ptr,
     start_ptr,
     room_ptr,
     gap_ptr,
@@ -390,6 +395,7 @@ def _attend(
     SCORED: tl.constexpr,
     LISTED: tl.constexpr,
     ANY_FULL: tl.constexpr,
+    NEAR: tl.constexpr,
     SPANS: tl.constexpr,
     ROTATE: tl.constexpr,
     COMPACT: tl.constexpr,
@@ -405,8 +411,10 @@ def _attend(
     """Attention of one head's query group to one split of its slots, not yet normalised.
 
     Its slots are the first that were ever taken, or with LISTED those with a name, which are then
-    all that is read; ANY_FULL leaves the choice to each row. A split also has its part of what is
-    held in less room beside the slots; where its keys are PRUNED, so is the query for them.
+    all that is read; ANY_FULL leaves the choice to each row. With NEAR the slots are in host
+    memory, and of those with a name there are copies, in the order of the names. A split also has
+    its part of what is held in less room beside the slots; where its keys are PRUNED, so is the
+    query for them.
     """
     split, splits = tl.program_id(0), tl.num_programs(0)
     head, row = tl.program_id(1), tl.program_id(2)
@@ -495,29 +503,43 @@ def _attend(
         # The other splits leave out the name that this one overwrites.
         if is_first & in_part:
             tl.store(names_ptr + place, new_slot)
+        if NEAR:
+            near_keys_ptr += pair * names * HEAD_DIM
+            near_values_ptr += pair * names * HEAD_DIM
+            if is_first & in_part:
+                tl.store(near_keys_ptr + place * HEAD_DIM + d, new_key)
+                tl.store(near_values_ptr + place * HEAD_DIM + d, new_value)
     blocks = tl.cdiv(tl.cdiv(filled, splits), BLOCK)
     start = split * blocks * BLOCK
     end = tl.minimum(start + blocks * BLOCK, filled)
     for first in range(start, end, BLOCK):
-        slot = first + tl.arange(0, BLOCK)
+        number = first + tl.arange(0, BLOCK)
+        slot = number
         inside = slot < end
         if LISTED:
             named = (slot < tl.where(in_part, end, 0)) & (slot != place)
             name = tl.load(names_ptr + slot, mask=named, other=_FREE)
             slot = tl.where(in_part, name, slot)
             inside &= slot != _FREE
-        places = slot.to(tl.int64) * HEAD_DIM
+        held_keys_ptr, held_values_ptr, place_there = keys_ptr, values_ptr, slot
+        if NEAR:
+            held_keys_ptr = tl.where(in_part, near_keys_ptr, keys_ptr)
+            held_values_ptr = tl.where(in_part, near_values_ptr, values_ptr)
+            place_there = tl.where(in_part, number, slot)
+        places = place_there.to(tl.int64) * HEAD_DIM
         held = tl.load(positions_ptr + slot, mask=inside, other=_FREE)
         visible = held != _FREE
         if WINDOW:
             visible &= held > position - WINDOW
-        key = tl.load(keys_ptr + places[None, :] + d[:, None], mask=inside[None, :], other=0.0)
+        key = tl.load(held_keys_ptr + places[None, :] + d[:, None], mask=inside[None, :], other=0.0)
         logits = tl.dot(query, key.to(query.dtype), input_precision="ieee") * (scaling * _LOG2_E)
         logits = tl.where(visible[None, :], logits, float("-inf"))
         if SCORED:
             scored = grouped & (inside & (slot >= first_scored) & (slot != new_slot))[None, :]
             tl.store(logits_ptr + g[:, None] * slots + slot[None, :], logits, mask=scored)
-        value = tl.load(values_ptr + places[:, None] + d[None, :], mask=inside[:, None], other=0.0)
+        value = tl.load(
+            held_values_ptr + places[:, None] + d[None, :], mask=inside[:, None], other=0.0
+        )
         maximum, total, weighted = _joined(logits, value.to(query.dtype), maximum, total, weighted)
     part = (pair * splits + split) * GROUP + g
     tl.store(maxima_ptr + part, maximum, mask=g < GROUP)

@@ -1,5 +1,5 @@
 # ruff: noqa: ANN202  (what a kernel returns, Triton knows)
-"""Choosing what is read next: the slots of the largest worth, in their order, in one launch."""
+"""Choosing what is read next, in one launch, and bringing it from host memory in another."""
 
 import torch
 import triton
@@ -12,6 +12,7 @@ from scope.kernels.tensors import FREE, Listed
 _BLOCK = 4096
 # Names that one program can sort; more are sorted by torch.
 _MOST_NAMES = 4096
+_BLOCK_BROUGHT = 32
 _FREE = tl.constexpr(FREE)
 _FIRST = tl.constexpr(-1)
 # The key of -inf, which stands for no token.
@@ -38,6 +39,43 @@ def choose(listed: Listed, full: Tensor, worth: Tensor, newest: Tensor) -> None:
         BLOCK_NAMES=max(2, triton.next_power_of_2(names)),
         num_warps=16,
     )
+
+
+def bring(listed: Listed, full: Tensor, keys: Tensor, values: Tensor) -> None:
+    """Copy what full rows list; see `Backend`. Pinned memory is read where it is."""
+    batch, heads, names = listed.slots.shape
+    _bring[triton.cdiv(names, _BLOCK_BROUGHT), heads, batch](
+        listed.slots,
+        full,
+        keys,
+        values,
+        listed.keys,
+        listed.values,
+        names,
+        keys.stride(1),
+        HEAD_DIM=keys.shape[-1],
+        BLOCK=_BLOCK_BROUGHT,
+    )
+
+
+@triton.jit
+def _bring(
+    names_ptr, full_ptr, keys_ptr, values_ptr, near_keys_ptr, near_values_ptr, names, stride,
+    HEAD_DIM: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """A block of one head's list, if its row is full."""
+    head, row = tl.program_id(1), tl.program_id(2)
+    if tl.load(full_ptr + row) == 0:
+        return
+    pair = (row * tl.num_programs(1) + head).to(tl.int64)
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    slot = tl.load(names_ptr + pair * names + place, mask=place < names, other=_FREE)
+    d = tl.arange(0, HEAD_DIM)[None, :]
+    far = pair * stride + slot.to(tl.int64)[:, None] * HEAD_DIM + d
+    near = (pair * names + place)[:, None] * HEAD_DIM + d
+    there = (slot != _FREE)[:, None]
+    tl.store(near_keys_ptr + near, tl.load(keys_ptr + far, mask=there), mask=there)
+    tl.store(near_values_ptr + near, tl.load(values_ptr + far, mask=there), mask=there)
 
 
 @triton.jit
