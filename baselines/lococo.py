@@ -39,7 +39,7 @@ class LoCoCo(Trained, H2O):
     name: ClassVar[str] = "LoCoCo"
     about: ClassVar[str] = "H2O's, its lighter half mixed with what is dropped by trained heads"
 
-    heads: str = option(RECALL, _HEADS)
+    heads: str = option(RECALL, _HEADS, file=path_of)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -104,7 +104,7 @@ class LoCoCoDecoding(Trained, RecentWindow):
     takes_score: ClassVar[bool] = False
 
     period: int = option(16, "P, steps from one eviction to the next")
-    heads: str = option(RECALL, _HEADS)
+    heads: str = option(RECALL, _HEADS, file=path_of)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from scope.errors import ScopeError
@@ -213,6 +214,16 @@ class Compression:
             for name, value in self.options.items()
             if value != self.methods.reads[name].default and name not in _SIZES
         }
+
+    @property
+    def files(self) -> Mapping[str, Path]:
+        """The files that options name, by option; a method that misses one says so itself."""
+        found = {}
+        for name, value in self.options.items():
+            find_file = self.methods.reads[name].file
+            if find_file is not None and value is not None:
+                found[name] = find_file(value)
+        return {name: file for name, file in found.items() if file.is_file()}
 
     @property
     def label(self) -> str:

@@ -15,7 +15,8 @@ from scope.errors import ScopeError
 # What of a configuration may differ from one start to the next: where files lie, whose hashes are
 # compared, and how many examples and texts are run, together or at all, which changes none.
 _FREE = ("data_file", "instruction_file", "batch_size", "max_num_examples", "num_samples")
-
+# Ends the name of a file's hash; before it stands the option that names the file.
+HASH = "_sha256"
 
 # An example's index, and the number of a text after it.
 TextKey = tuple[int, int]
@@ -187,7 +188,9 @@ def key_of(record: Mapping[str, Any]) -> TextKey:
 
 
 def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in _FREE}
+    hashed = (key.removesuffix(HASH) for key in config if key.endswith(HASH))
+    free = {*_FREE, *hashed}
+    return {key: value for key, value in config.items() if key not in free}
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -29,7 +29,7 @@ from scope.harness.jobs import Job
 from scope.harness.lock import locked
 from scope.harness.models import Models, check_loadable, eos_token_ids
 from scope.harness.progress import progress
-from scope.harness.results import ResultFile, RunFile, TextKey, check_writable, key_of
+from scope.harness.results import HASH, ResultFile, RunFile, TextKey, check_writable, key_of
 from scope.harness.starts import new_start, speed
 from scope.harness.summary import idle_compression, totals
 from scope.longgenbench.build import read_meta
@@ -223,7 +223,8 @@ def _config(job: Job) -> dict[str, Any]:
     config = job.config() | {"data_sha256": file_hash(job.data_file)}
     if job.instruction_file is not None:
         config["instruction_sha256"] = file_hash(job.instruction_file)
-    return config
+    hashes = {name + HASH: file_hash(file) for name, file in job.compression.files.items()}
+    return config | hashes
 
 
 def _complete(found: _Found, models: Models) -> None:

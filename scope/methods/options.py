@@ -1,25 +1,27 @@
 """A method's fields are its options: declared once, beside the code that reads them."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Integral
+from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from scope.errors import ScopeError
 
-_HELP = "help"
+_HELP, _FILE = "help", "file"
 
 
-def option(default: Any, help_text: str) -> Any:
+def option(default: Any, help_text: str, file: Callable[[str], Path] | None = None) -> Any:
     """A field of a method that a user may set.
 
     Args:
         default: its value where the user leaves it open.
         help_text: what it is, for the command line and the README.
+        file: finds the file that a value names, whose content is then a part of the configuration.
     """
-    return dataclasses.field(default=default, metadata={_HELP: help_text})
+    return dataclasses.field(default=default, metadata={_HELP: help_text, _FILE: file})
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,14 @@ class Option:
         kind: int, float, bool or str, or the allowed values.
         default: where the user leaves it open; None where the method finds it.
         help: what it is.
+        file: finds the file that a value names, where it names one.
     """
 
     name: str
     kind: type | tuple[Any, ...]
     default: Any
     help: str
+    file: Callable[[str], Path] | None = None
 
     def check(self, value: Any) -> Any:
         """A value of the option's kind.
@@ -66,7 +70,11 @@ def options_of(method: type) -> Mapping[str, Option]:
     hints = get_type_hints(method)
     return {
         field.name: Option(
-            field.name, _kind(hints[field.name]), field.default, field.metadata[_HELP]
+            name=field.name,
+            kind=_kind(hints[field.name]),
+            default=field.default,
+            help=field.metadata[_HELP],
+            file=field.metadata[_FILE],
         )
         for field in dataclasses.fields(method)
         if _HELP in field.metadata

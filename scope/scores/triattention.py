@@ -41,7 +41,7 @@ class TriAttention(Score):
     }  # fmt: skip
 
     calibration: str | None = option(
-        None, f"file of the score `triattention`, made once per model by {_SCRIPT}"
+        None, f"file of the score `triattention`, made once per model by {_SCRIPT}", file=Path
     )
 
     def initial(self, config: PreTrainedConfig, layer: int) -> Mapping[str, Tensor]:

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from baselines.lococo_heads import Heads
+from scope.harness.data import file_hash
 from scope.harness.results import ResultFile
 from tests.harness.running import Run, one_error, read
 
@@ -69,6 +71,26 @@ def test_files_by_another_path(
         run(**{name: path})
         assert (folder / "H2O.json").read_bytes() == whole
         assert described(folder)["config"][name] == str(path)
+
+
+def test_other_heads_are_another_configuration(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heads, moved = tmp_path / "heads.safetensors", tmp_path / "moved.safetensors"
+    Heads.random(layers=2, slots=4, head_dim=8, kernel=3, seed=0).save(heads)
+    options = {"method": "LoCoCo", "window_size": 4}
+    folder = run(**options, heads=heads, max_num_examples=1)
+    shutil.copy(heads, moved)
+    run(**options, heads=moved, max_num_examples=2)
+    before = (folder / "LoCoCo.json").read_bytes()
+    Heads.random(layers=2, slots=4, head_dim=8, kernel=3, seed=1).save(heads)
+    capsys.readouterr()
+    with pytest.raises(AssertionError):
+        run(**options, heads=heads)
+    error = one_error(2, capsys.readouterr().err)
+    assert "belongs to another configuration, with another heads_sha256;" in error
+    assert (folder / "LoCoCo.json").read_bytes() == before
+    assert described(folder)["config"]["heads_sha256"] == file_hash(moved)
 
 
 @pytest.mark.parametrize("sizes", [(1, 3), (3, 1), (2, 5)])
