@@ -36,6 +36,7 @@ from baselines.lococo_heads import Heads
 from scope.errors import ScopeError
 from scope.harness.models import load_model, load_tokenizer
 from scope.recall.task import RecallTask
+from scripts.checkpoint import load_checkpoint, save_checkpoint
 
 RECALL_MODEL = Path(__file__).parents[1] / "scope" / "recall" / "model"
 INTERVAL = 25  # steps between checkpoints, and rows of the loss curve
@@ -266,27 +267,18 @@ class Training:
         return [{"held": name, "loss": float(np.mean(loss))} for name, loss in found.items()]
 
     def save(self, file: Path) -> None:
-        """Write a checkpoint; a kill meanwhile leaves the last one as it was."""
+        """Write a checkpoint."""
         state = {
-            "recipe": asdict(self.recipe),
             "heads": [self.heads.weight, self.heads.bias, self.heads.gate],
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "curve": self.curve,
         }
-        partial = file.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(file)
+        save_checkpoint(file, asdict(self.recipe), state)
 
     def load(self, file: Path) -> None:
         """Go on from a checkpoint. Raises ScopeError if it has other settings."""
-        state = torch.load(file, map_location=self.model.device)
-        for name, value in asdict(self.recipe).items():
-            if state["recipe"][name] != value:
-                raise ScopeError(
-                    f"{file} was made with {name} {state['recipe'][name]}, not {value}: "
-                    "give the same settings to go on, or another --out"
-                )
+        state = load_checkpoint(file, asdict(self.recipe), self.model.device)
         parts = (self.heads.weight, self.heads.bias, self.heads.gate)
         for part, saved in zip(parts, state["heads"], strict=True):
             part.data.copy_(saved)

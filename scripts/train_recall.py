@@ -33,6 +33,7 @@ from scope.recall.scoring import score
 from scope.recall.task import DIGIT, RECORD_FIELDS, REFERENCE, SUM, WORD, RecallTask
 from scope.recall.tokenizer import build_tokenizer
 from scope.recall.vocabulary import EOS, TOKEN_ID
+from scripts.checkpoint import load_checkpoint, save_checkpoint
 
 FEWEST_RECORDS = 4  # where the curriculum begins
 INTERVAL = 25  # steps between checkpoints, rows of the loss curve, and raises of n
@@ -223,27 +224,18 @@ class Training:
         return loss.detach(), right.reshape(-1, batch.answer_fields).mean(dim=0)
 
     def save(self, file: Path) -> None:
-        """Write a checkpoint; a kill meanwhile leaves the last one as it was."""
+        """Write a checkpoint."""
         state = {
-            "settings": self.settings,
             "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer, _ in self.optimizers],
             "progress": asdict(self.progress),
             "curve": self.curve,
         }
-        partial = file.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(file)
+        save_checkpoint(file, self.settings, state)
 
     def load(self, file: Path) -> None:
         """Go on from a checkpoint. Raises ScopeError if it has other settings."""
-        state = torch.load(file, map_location=self.model.device)
-        for name, value in self.settings.items():
-            if state["settings"][name] != value:
-                raise ScopeError(
-                    f"{file} was made with {name} {state['settings'][name]}, not {value}: "
-                    "give the same settings to go on, or another --out"
-                )
+        state = load_checkpoint(file, self.settings, self.model.device)
         self.model.load_state_dict(state["model"])
         for (optimizer, _), saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)

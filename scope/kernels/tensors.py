@@ -22,7 +22,6 @@ Kernel = Literal[
     "fresh random",
     "value range",
     "recurrence",
-    "stored",
 ]
 
 

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from scope.kernels.tensors import Kernel
-from scope.methods.options import option
 from scope.methods.prompt import Prompt
-from scope.methods.score import AttentionScore, Shape, Slots
+from scope.methods.score import Slots
+from scope.scores.decayed import Decayed
 
 
 @dataclass(frozen=True)
-class MaxDecay(AttentionScore):
+class MaxDecay(Decayed):
     """``s <- max(decay * s, p)``, p being this step's attention to the token.
 
     G-KV, arXiv 2512.00504. Its p is a mean over the last 16 queries, scaled to a largest of 1, and
@@ -25,9 +25,6 @@ class MaxDecay(AttentionScore):
     name: ClassVar[str] = "max_decay"
     about: ClassVar[str] = "the largest attention so far, of which a share fades at every step"
     kernel: ClassVar[Kernel | None] = "peak"
-    state: ClassVar[Mapping[str, Shape]] = {"total": ("H", "S")}
-
-    decay: float = option(0.99, "what is left of past attention after a step")
 
     def worth(self, slots: Slots) -> Tensor:
         total = slots.state["total"].mul_(self.decay)

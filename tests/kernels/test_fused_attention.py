@@ -182,11 +182,12 @@ def test_no_score(name: str) -> None:
 @pytest.mark.parametrize(
     ("score", "options"),
     [
-        *((name, {}) for name in FUSED),
+        *((name, {}) for name in FUSED if name not in ("recurrence", "last_attended")),
         ("decayed", {"decay": 0.5}),
         ("max_decay", {"decay": 0.5}),
         ("value_range", {"large": 0.0}),
         ("value_range", {"large": 1.0}),
+        # By default 1e-4, where shares of a thousand tokens lie on either side by rounding.
         ("recurrence", {"attended_above": 0.02}),
         ("last_attended", {"attended_above": 0.02}),
     ],
@@ -195,8 +196,6 @@ def test_no_score(name: str) -> None:
 @pytest.mark.parametrize("name", ["several losses", "pool of many blocks"])
 def test_every_score(name: str, score: str, options: dict[str, float]) -> None:
     case = CASES[name]
-    if (name, score, options) == ("pool of many blocks", "recurrence", {}):
-        pytest.skip("shares of a thousand tokens lie about 1e-4, on either side by rounding")
     Twins(case, seed=10).check_equal(case.steps, recipe_of(score, **options))
 
 

@@ -692,8 +692,6 @@ def _finish(
             if range_ptr is not None:
                 range_ptr += first_slot
                 tl.store(range_ptr + new_slot, tl.max(value) - tl.min(value))
-            if JOB == "stored":
-                tl.store(total_ptr + new_slot, 0.0)
             chance = 0
             if JOB == "random" or JOB == "fresh random" or JOB == "value range":
                 chance = tl.load(draw_ptr + row) + 1_000_003 * head
@@ -732,8 +730,6 @@ def _finish(
                         key = rank
                     elif JOB == "random" or JOB == "fresh random":
                         key = (_drawn(rank, chance) << 32) - rank
-                    elif JOB == "stored":
-                        key = _ordered(tl.load(total_ptr + slot, mask=inside, other=0.0), rank)
                     else:
                         if loss == 0:
                             worth = _received(
