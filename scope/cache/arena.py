@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scope.cache.layer import SlotLayer, in_numbers
+from scope.cache.layer import SlotLayer, in_numbers, key_scale_for
 from scope.errors import ScopeError
 from scope.kernels.tensors import FREE, Spans
 from scope.methods.prompt import Entries
@@ -29,6 +29,7 @@ class Arena:
     Attributes:
         keys, values: ``[B * slots, D]``.
         positions, ranks: ``[B * slots]`` int32, as in `SlotTensors`.
+        key_scale: likewise, ``[N, B, H, D]``.
         state: ``[B * slots, ...]`` float32 each.
         start: ``[N, B, H]`` int64, first slot of each head.
         room: ``[N, B, H]`` int32, how many it has; one until a prompt has come.
@@ -50,6 +51,7 @@ class Arena:
         self.slots, self.width = slots, width
         self.keys = like.new_zeros(everything, like.shape[-1])
         self.values = torch.zeros_like(self.keys)
+        self.key_scale = key_scale_for(like, shape)
         self.positions = torch.full((everything,), FREE, dtype=torch.int32, device=device)
         self.ranks = torch.full_like(self.positions, FREE)
         self.state = {
@@ -64,7 +66,8 @@ class Arena:
     @property
     def kv_bytes(self) -> int:
         """Bytes of keys and values, free slots included."""
-        return self.keys.nbytes + self.values.nbytes
+        beside = 0 if self.key_scale is None else self.key_scale.nbytes
+        return self.keys.nbytes + self.values.nbytes + beside
 
     def lay_out(self, row: int, rooms: NDArray[np.int64], gaps: NDArray[np.int64]) -> None:
         """Start a row over with ``[N, H]`` slots for each head."""
@@ -96,6 +99,7 @@ class SpannedLayer(SlotLayer):
         batch_size = arena.start.shape[1]
         self.keys, self.values = arena.keys, arena.values
         self.positions, self.ranks = arena.positions, arena.ranks
+        self.key_scale = arena.key_scale and arena.key_scale.of(self.index)
         self.vacant = torch.zeros(batch_size, sizes["H"], dtype=torch.int32, device=device)
         self.draw = torch.zeros(batch_size, dtype=torch.int64, device=device)
         self.per_slot = set(arena.state)
@@ -119,6 +123,7 @@ class SpannedLayer(SlotLayer):
         places, inside = self._places(rows, width)
         plain = SlotLayer(self.index)
         plain.keys, plain.values = self.keys[places], self.values[places]
+        plain.key_scale = self.key_scale and self.key_scale.of(rows)
         plain.positions = self.positions[places].where(inside, FREE)
         plain.ranks = self.ranks[places].where(inside, FREE)
         plain.vacant, plain.draw = self.vacant[rows], self.draw[rows]

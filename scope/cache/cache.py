@@ -16,7 +16,7 @@ from scope.cache.schedule import Schedule
 from scope.cache.step import decode
 from scope.errors import ScopeError
 from scope.kernels import Backend, FusingBackend, backend_for
-from scope.kernels.tensors import NewTokens, Sight, StepCounts, mixed
+from scope.kernels.tensors import FREE, NewTokens, Sight, StepCounts, mixed
 from scope.methods.budget import Share
 from scope.methods.prompt import Entries, Prompt
 from scope.methods.recipe import Configuration
@@ -368,6 +368,8 @@ class SlotCache(Cache):
         if self.recipe.strategy.unified and self.recipe.score is not None:
             remembered = self.recipe.score.remember(prompt)
         layer, storage = self.layers[prompt.layer], self.recipe.storage
+        if layer.key_scale is not None:
+            layer.key_scale.of(row).fit(entries.keys, entries.positions != FREE)
         if layer.compact is not None:
             layer.compact, entries = write_compact(
                 layer.compact, storage, row, entries, prompt.queries

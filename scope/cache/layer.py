@@ -9,7 +9,7 @@ from transformers.cache_utils import CacheLayerMixin
 from scope.cache.working import WorkingSet
 from scope.errors import ScopeError
 from scope.kernels.rounding import stored_as
-from scope.kernels.tensors import FREE, CompactTensors, SlotTensors, Spans, StepCounts
+from scope.kernels.tensors import FREE, CompactTensors, KeyScale, SlotTensors, Spans, StepCounts
 from scope.methods.prompt import Entries
 from scope.methods.score import Shape
 
@@ -21,7 +21,7 @@ class SlotLayer(CacheLayerMixin):
         index: number of the layer.
 
     Attributes:
-        keys, values, positions, ranks, vacant: as in `SlotTensors`.
+        keys, values, positions, ranks, vacant, key_scale: as in `SlotTensors`.
         offloaded: whether keys and values lie in host memory.
         state: what score and strategy remember, ``[B, ...]`` float32 each; those named in
             ``per_slot`` are ``[B, H, S, ...]``.
@@ -45,6 +45,7 @@ class SlotLayer(CacheLayerMixin):
     def __init__(self, index: int) -> None:
         super().__init__()
         self.index = index
+        self.key_scale: KeyScale | None = None
         self.compact: CompactTensors | None = None
         self.spans: Spans | None = None
         self.initial: Mapping[str, Tensor] = {}
@@ -82,6 +83,7 @@ class SlotLayer(CacheLayerMixin):
         home = like.new_empty(0, device="cpu") if pinned else like
         self.keys = home.new_zeros((*shape, head_dim), pin_memory=pinned)
         self.values = home.new_zeros((*shape, head_dim), pin_memory=pinned)
+        self.key_scale = key_scale_for(like, shape[:2])
         self.positions = torch.full(shape, FREE, dtype=torch.int32, device=like.device)
         self.ranks = torch.full_like(self.positions, FREE)
         self.vacant = torch.zeros(shape[:2], dtype=torch.int32, device=like.device)
@@ -108,9 +110,11 @@ class SlotLayer(CacheLayerMixin):
 
     @property
     def beside_bytes(self) -> int:
-        """Bytes of what is held in less room, and of lists of which slots are to be read."""
-        compact = 0 if self.compact is None else self.compact.nbytes
-        return compact + (0 if self.working is None else self.working.listed.slots.nbytes)
+        """Bytes beside the slots: scales, compact tokens, and lists of what is to be read."""
+        lists = None if self.working is None else self.working.listed.slots
+        return sum(
+            part.nbytes for part in (self.key_scale, self.compact, lists) if part is not None
+        )
 
     @property
     def kv_bytes(self) -> int:
@@ -122,7 +126,7 @@ class SlotLayer(CacheLayerMixin):
         """Give the memory back."""
         self.is_initialized = False
         self.keys = self.values = None  # type: ignore[assignment]
-        self.compact = None
+        self.key_scale = self.compact = None
         self.used = 0
 
     def opened(self, rows: slice = slice(None), width: int | None = None) -> "SlotLayer":
@@ -138,6 +142,7 @@ class SlotLayer(CacheLayerMixin):
             self.positions,
             self.ranks,
             self.vacant,
+            self.key_scale,
             self.compact,
             self.spans,
         )
@@ -159,7 +164,10 @@ class SlotLayer(CacheLayerMixin):
         """
         positions = entries.positions
         count = positions.shape[1]
-        _store(self.keys[row, :, :count], entries.keys)
+        keys = entries.keys
+        if self.key_scale is not None:
+            keys = self.key_scale.of(row).codes(keys)
+        _store(self.keys[row, :, :count], keys)
         _store(self.values[row, :, :count], entries.values)
         if self.values.device == positions.device:  # only kernels read elsewhere, and no free slots
             # Free slots have weight 0, but 0 times what an overflow has left behind would be NaN.
@@ -206,6 +214,14 @@ def _store(there: Tensor, states: Tensor) -> None:
     near = there.device == stored.device
     for slots, run in [(there, stored)] if near else zip(there, stored, strict=True):
         slots.copy_(run, non_blocking=True)
+
+
+def key_scale_for(like: Tensor, shape: tuple[int, ...]) -> KeyScale | None:
+    """For keys of ``shape``, ``[..., D]`` in all, where slots have 8 bits."""
+    if like.itemsize > 1:
+        return None
+    scale = like.new_ones(*shape, like.shape[-1], dtype=torch.float32)
+    return KeyScale(scale, torch.zeros_like(scale))
 
 
 def sizes_of(heads: int, query_heads: int, slots: int, head_dim: int) -> Mapping[str, int]:

@@ -14,7 +14,7 @@ from scope.cache.layer import SlotLayer, in_numbers, per_slot, sizes_of
 from scope.cache.schedule import Schedule, base_of
 from scope.cache.working import WorkingSet
 from scope.errors import ScopeError
-from scope.kernels.tensors import CompactTensors
+from scope.kernels.tensors import CompactTensors, KeyScale
 from scope.methods.recipe import Recipe
 from scope.methods.strategy import Counts
 
@@ -120,7 +120,7 @@ class CachePlan:
             id(part): part
             for layer in layers
             for part in (*vars(layer).values(), *layer.state.values())
-            if isinstance(part, Tensor | CompactTensors | WorkingSet)
+            if isinstance(part, Tensor | KeyScale | CompactTensors | WorkingSet)
         }
         held = sum(part.nbytes for part in parts.values()) - self.host_bytes(dtype)
         if self.arena:

@@ -3,6 +3,8 @@
 What a CPU runs, and what the Triton kernels are tested against.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -39,10 +41,12 @@ def attend(
     received: Received | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Append one token per row and attend to what is seen; see `Backend`."""
-    listed = sight.listed
+    listed, stored = sight.listed, new
+    if slots.key_scale is not None:
+        stored = replace(new, keys=slots.key_scale.codes(new.keys[:, :, None])[:, :, 0])
     if listed is not None:
-        _list_new(listed, slots, counts, new)
-    _append(slots, counts, new)
+        _list_new(listed, slots, counts, stored)
+    _append(slots, counts, stored)
     used = slots.first(counts.used)
     if listed is not None and listed.full is None:
         used = _taken(slots, listed)  # a row without a prompt may list a slot not yet used
@@ -51,7 +55,8 @@ def attend(
         visible &= _named(listed.slots, counts.used) | (listed.full[:, None, None] != 0)
     if sight.sliding_window is not None:
         visible &= used.positions > (counts.position - sight.sliding_window)[:, None, None]
-    keys, values = (part.to(new.queries.dtype) for part in (used.keys, used.values))
+    keys = used.keys if slots.key_scale is None else slots.key_scale.restored(used.keys)
+    keys, values = (part.to(new.queries.dtype) for part in (keys, used.values))
     if slots.compact is not None:
         beside = _restored(slots.compact, counts, sight, keys)
         keys, values, visible = (

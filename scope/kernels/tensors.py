@@ -12,6 +12,9 @@ from scope.kernels.rounding import Codes
 # The position and rank of a slot that holds no token.
 FREE = -1
 
+# The largest float of e4m3 below 256; 448 is the largest of all.
+_JUST_BELOW = 240.0
+
 GroupReduction = Literal["mean", "max"]
 Kernel = Literal[
     "current",
@@ -81,6 +84,54 @@ class Spans:
 
 
 @dataclass(frozen=True)
+class KeyScale:
+    """What makes keys of the codes in slots of 8 bits: ``code * scale + shift``.
+
+    Floats of 8 bits have three bits after the first, so that a channel that is far from 0 in every
+    token would lose what tells tokens apart. Attention needs no restored keys: a query times
+    ``scale`` meets the codes, and its product with ``shift`` is the same for every token.
+
+    Attributes:
+        scale, shift: ``[B, H, D]`` float32, of a row's prompt.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        return self.scale.nbytes + self.shift.nbytes
+
+    def fit(self, keys: Tensor, there: Tensor) -> None:
+        """Choose both for those of ``[..., H, P, D]`` keys that are there, ``[..., H, P]``.
+
+        The shift is the mean. Relative errors are least just below a power of two, where the
+        scale puts what is furthest from the mean; which power leaves room for a later key as far
+        out as the largest of any channel.
+        """
+        keys = keys.float().masked_fill(~there.unsqueeze(-1), 0.0)
+        self.shift.copy_(keys.sum(dim=-2) / there.sum(dim=-1, keepdim=True).clamp(min=1))
+        apart = (keys - self.shift.unsqueeze(-2)).masked_fill(~there.unsqueeze(-1), 0.0)
+        furthest = apart.abs().amax(dim=-2)
+        largest = keys.abs().amax(dim=(-2, -1)).clamp(min=2.0**-10).unsqueeze(-1)
+        furthest = furthest.maximum(largest * 2.0**-20)
+        power = (largest / furthest).log2().ceil().clamp(min=0)
+        self.scale.copy_(furthest * power.exp2() / _JUST_BELOW)
+
+    def of(self, rows: slice | int) -> "KeyScale":
+        """Views of some rows."""
+        return KeyScale(self.scale[rows], self.shift[rows])
+
+    def codes(self, keys: Tensor) -> Tensor:
+        """Of keys ``[..., H, P, D]``, float32."""
+        return (keys.float() - self.shift.unsqueeze(-2)) / self.scale.unsqueeze(-2)
+
+    def restored(self, codes: Tensor) -> Tensor:
+        """Keys ``[..., H, P, D]``, float32."""
+        return codes.float() * self.scale.unsqueeze(-2) + self.shift.unsqueeze(-2)
+
+
+@dataclass(frozen=True)
 class SlotTensors:
     """The slots of one layer. With ``spans``, what has slots may have one dimension from B to S.
 
@@ -89,6 +140,7 @@ class SlotTensors:
         positions: ``[B, H, S]`` int32, the position of the token in its sequence, or FREE.
         ranks: ``[B, H, S]`` int32, the order in which a head's tokens entered the cache, or FREE.
         vacant: ``[B, H]`` int32, the free slot that the next token takes.
+        key_scale: what ``keys`` are codes by; None where they are keys.
         compact: what is held of the prompts outside the slots; None if nothing is.
         spans: where each head's slots are; None where B, H and S say so.
     """
@@ -98,6 +150,7 @@ class SlotTensors:
     positions: Tensor
     ranks: Tensor
     vacant: Tensor
+    key_scale: KeyScale | None = None
     compact: CompactTensors | None = None
     spans: Spans | None = None
 

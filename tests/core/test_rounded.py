@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from scope import Compression, ScopeError, patch
 from scope.cache.plan import CachePlan
@@ -15,6 +16,7 @@ from scope.kernels.rounding import (
     round_values,
     stored_as,
 )
+from scope.kernels.tensors import KeyScale
 from tests.core.test_open_house import check_kernels
 from tests.core.tiny import random_tokens, tiny_model
 from tests.examples.merged import Merged
@@ -31,9 +33,11 @@ def rounded(method: str = "ALLKV", strategy: str = "slide", **options: object) -
     return Compression(method, strategy, **{**pool, **ROUNDED, **options})
 
 
-def logits_of(compression: Compression, prompts: list[list[int]], model: str = "gqa") -> Tensor:
+def logits_of(
+    compression: Compression, prompts: list[list[int]], model: str | PreTrainedModel = "gqa"
+) -> Tensor:
     """``[steps, B, vocabulary]``."""
-    with patch(tiny_model(model)) as patched:
+    with patch(tiny_model(model) if isinstance(model, str) else model) as patched:
         session = Session(patched, compression, prompts, STEPS)
         session.prefill()
         steps = range(STEPS)
@@ -208,9 +212,47 @@ def test_slots_of_8_bits_take_a_byte_a_number_and_stay_close() -> None:
     whole, small = (
         CachePlan.make(config, one.recipe(STEPS), STEPS, lengths) for one in (plain, eight)
     )
-    assert 2 * small.kv_bytes(torch.bfloat16) == whole.kv_bytes(torch.bfloat16)
+    beside = 3 * 2 * 16 * 8  # layers, heads, channels: a scale and a shift in float32
+    assert 2 * (small.kv_bytes(torch.bfloat16) - beside) == whole.kv_bytes(torch.bfloat16)
     exact, close = (logits_of(one, PROMPTS) for one in (plain, eight))
     assert 0 < float((close - exact).abs().mean()) < 0.2 * float(exact.abs().mean())
+
+
+def far_apart(tokens: int) -> Tensor:
+    """Keys ``[2, tokens, 16]`` of which one channel is far from 0, and another hardly moves."""
+    keys = torch.randn(2, tokens, 16, generator=torch.Generator().manual_seed(tokens))
+    keys[..., 3] += 300.0
+    keys[..., 5] *= 0.01
+    return keys
+
+
+@pytest.mark.parametrize("known", [1, 8, 400])
+def test_keys_in_8_bits_keep_what_tells_them_apart(known: int) -> None:
+    """However little of a sequence the scale was chosen for, and whatever lies beside it."""
+    keys = far_apart(400)
+    key_scale = KeyScale(torch.ones(2, 16), torch.zeros(2, 16))
+    beside = torch.full((2, 5, 16), 1e4)
+    there = torch.arange(known + 5).expand(2, -1) < known
+    key_scale.fit(torch.cat([keys[:, :known], beside], dim=1), there)
+    codes = stored_as(torch.float8_e4m3fn, key_scale.codes(keys))
+    error = (key_scale.restored(codes) - keys).abs()
+    # Three bits after the first, of the distance from the mean; below 2^-6 there are fewer.
+    apart, least = (keys - key_scale.shift[:, None]).abs(), key_scale.scale[:, None] * 2**-10
+    assert (error <= apart / 16 + least + 1e-4).all()
+
+
+@pytest.mark.parametrize("budget", ["uniform", "zigzag"])
+def test_slots_of_8_bits_are_close_where_keys_are_far_from_0(budget: str) -> None:
+    """In channels that RoPE hardly turns, as Qwen2's keys are. As codes of their own they fail."""
+    model = tiny_model("qwen2", seed=1)
+    for layer in model.model.layers:
+        layer.self_attn.k_proj.bias.data.view(2, 16)[:, [7, 15]] += 100.0
+    sizes = {"max_capacity_prompt": 30, "window_size": 4, "budget": budget}
+    exact, close = (
+        logits_of(Compression("SnapKV", "slide", **POOL, **sizes, **extra), PROMPTS, model)
+        for extra in ({}, EIGHT)
+    )
+    assert float((close - exact).abs().mean()) < 0.2 * float(exact.abs().mean())
 
 
 def test_what_slots_of_8_bits_cannot_hold_becomes_the_largest() -> None:

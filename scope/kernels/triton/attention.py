@@ -141,6 +141,7 @@ def _attend_splits(
     maxima = torch.empty(batch, heads, plan.splits, group, **wide)
     totals = torch.empty_like(maxima)
     cos, sin = new.rotation or (None, None)
+    key_scale = slots.key_scale
     compact = slots.compact
     pruned = compact is not None and compact.channels is not None
     key_channels = compact.channels.shape[-1] if pruned else head_dim
@@ -152,6 +153,8 @@ def _attend_splits(
         sin,
         slots.keys,
         slots.values,
+        key_scale.scale if key_scale else None,
+        key_scale.shift if key_scale else None,
         slots.positions,
         slots.vacant,
         listed.slots if listed is not None else None,
@@ -354,6 +357,8 @@ def _attend(
     sin_ptr,
     keys_ptr,
     values_ptr,
+    scale_ptr,
+    shift_ptr,
     positions_ptr,
     vacant_ptr,
     names_ptr,
@@ -439,14 +444,22 @@ def _attend(
     new_key_ptr = new_keys_ptr + row * new_keys_stride + head * HEAD_DIM
     new_key = _rotated(new_key_ptr, cos_ptr, sin_ptr, d, d >= 0, ROTATE, HEAD_DIM)
     new_value = tl.load(new_values_ptr + row * new_values_stride + head * HEAD_DIM + d)
+    # What meets the keys in slots, and its product with what these leave out.
+    slot_query, base = query, tl.zeros((BLOCK_GROUP,), tl.float32)
+    if scale_ptr is not None:
+        scale = tl.load(scale_ptr + pair * HEAD_DIM + d)
+        shift = tl.load(shift_ptr + pair * HEAD_DIM + d)
+        base = tl.sum(query.to(tl.float32) * shift[None, :], axis=1)
+        slot_query = (query.to(tl.float32) * scale[None, :]).to(query.dtype)
+        new_key = (new_key.to(tl.float32) - shift) / scale
     new_key = _stored(new_key, keys_ptr)
     new_value = _stored(new_value, values_ptr)
 
     # The first split begins with the new token, the others with nothing. Until the second kernel
     # gives the token's slot a position, all splits skip that slot.
     is_first = split == 0
-    products = query.to(tl.float32) * new_key.to(tl.float32)[None, :]
-    new_logits = tl.sum(products, axis=1) * (scaling * _LOG2_E)
+    products = slot_query.to(tl.float32) * new_key.to(tl.float32)[None, :]
+    new_logits = (tl.sum(products, axis=1) + base) * (scaling * _LOG2_E)
     maximum = tl.where(is_first, new_logits, float("-inf"))
     total = tl.where(is_first & (g < GROUP), 1.0, 0.0)
     weighted = tl.where(is_first & grouped, new_value.to(tl.float32)[None, :], 0.0)
@@ -532,8 +545,8 @@ def _attend(
         if WINDOW:
             visible &= held > position - WINDOW
         key = tl.load(held_keys_ptr + places[None, :] + d[:, None], mask=inside[None, :], other=0.0)
-        logits = tl.dot(query, key.to(query.dtype), input_precision="ieee") * (scaling * _LOG2_E)
-        logits = tl.where(visible[None, :], logits, float("-inf"))
+        logits = tl.dot(slot_query, key.to(query.dtype), input_precision="ieee") + base[:, None]
+        logits = tl.where(visible[None, :], logits * (scaling * _LOG2_E), float("-inf"))
         if SCORED:
             scored = grouped & (inside & (slot >= first_scored) & (slot != new_slot))[None, :]
             tl.store(logits_ptr + g[:, None] * slots + slot[None, :], logits, mask=scored)
