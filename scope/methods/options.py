@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from numbers import Integral
 from pathlib import Path
 from types import NoneType
@@ -65,6 +66,7 @@ class Option:
         raise ScopeError(f"{self.name} is {value!r}; expected {expected}")
 
 
+@cache  # a grid asks for those of every method for each of its runs
 def options_of(method: type) -> Mapping[str, Option]:
     """The options that a method declares, by name."""
     hints = get_type_hints(method)
