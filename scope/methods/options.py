@@ -66,8 +66,7 @@ class Option:
         raise ScopeError(f"{self.name} is {value!r}; expected {expected}")
 
 
-@cache  # a grid asks for those of every method for each of its runs
-def options_of(method: type) -> Mapping[str, Option]:
+def _options_of(method: type) -> Mapping[str, Option]:
     """The options that a method declares, by name."""
     hints = get_type_hints(method)
     return {
@@ -81,6 +80,10 @@ def options_of(method: type) -> Mapping[str, Option]:
         for field in dataclasses.fields(method)
         if _HELP in field.metadata
     }
+
+
+# Looked up once: a grid asks for those of every method for each of its runs.
+options_of: Callable[[type], Mapping[str, Option]] = cache(_options_of)
 
 
 def _kind(annotation: Any) -> type | tuple[Any, ...]:
