@@ -1,4 +1,7 @@
-"""Every test runs on one thread and without the hub, and without a GPU Triton interprets."""
+"""Tests run on one thread, without the hub and by the same examples at every time.
+
+Without a GPU Triton interprets.
+"""
 
 import inspect
 import os
@@ -7,10 +10,13 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from hypothesis import settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # for processes that a test starts
 torch.set_num_threads(1)
+settings.register_profile("same", deadline=None, derandomize=True)
+settings.load_profile("same")
 
 
 def hasten_interpreter() -> None:

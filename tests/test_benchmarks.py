@@ -3,7 +3,6 @@
 import argparse
 import importlib
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,11 +35,15 @@ def bench() -> Iterator[ModuleType]:
         yield importlib.import_module("bench_decode")
 
 
-def test_one_row_per_method_and_batch_as_a_table_and_as_json(bench: ModuleType) -> None:
+def test_one_row_per_method_and_batch_as_a_table_and_as_json(
+    bench: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     methods = ["H2O+slide", "transformers-dynamic"]
-    program = [sys.executable, str(SCRIPTS / "bench_decode.py"), "--batches", "1", "3"]
-    program += ["--methods", *methods, *(f"--{name}={value}" for name, value in TINY.items())]
-    lines = subprocess.run(program, capture_output=True, text=True, check=True).stdout.splitlines()
+    options = ["--batches", "1", "3", "--methods", *methods]
+    options += [f"--{name}={value}" for name, value in TINY.items()]
+    monkeypatch.setattr(sys, "argv", ["bench_decode.py", *options])
+    bench.main()
+    lines = capsys.readouterr().out.splitlines()
     report = json.loads(lines[-1])
     assert {name: report[name] for name in TINY} == TINY
     rows = report["results"]

@@ -32,9 +32,9 @@ def test_draws_follow_the_softmax() -> None:
 
 def test_rare_tokens_are_drawn_as_often_as_they_should() -> None:
     """Of as many equal tokens as a vocabulary has, each half is drawn half the times."""
-    drawn = reference.sample(torch.zeros(1, 50_000).expand(2_000, -1), keys(2_000))
-    assert len(drawn.unique()) > 1_900  # 1,961 are to be expected
-    assert abs((drawn < 25_000).double().mean() - 0.5) < 0.04
+    drawn = reference.sample(torch.zeros(1, 50_000).expand(800, -1), keys(800))
+    assert len(drawn.unique()) > 780  # 794 are to be expected
+    assert abs((drawn < 25_000).double().mean() - 0.5) < 0.06
 
 
 @pytest.mark.parametrize("width", [5, 128, 9_000])

@@ -15,7 +15,6 @@ from scope.registry import COMPRESSORS, STRATEGIES
 from tests.core.tiny import compression_of
 
 R = 256
-reproducible = settings(deadline=None, derandomize=True, max_examples=300)
 
 
 @dataclass
@@ -160,7 +159,7 @@ def compressions(draw: st.DrawFn) -> Compression:
         reject()
 
 
-@reproducible
+@settings(max_examples=300)  # as many as there are pairs, under both fidelities
 @given(
     compression=compressions(),
     num_layers=st.integers(1, 5),
@@ -189,7 +188,6 @@ def test_what_must_leave_may_leave(
     assert slots == together.peak.max(axis=1).tolist()
 
 
-@reproducible
 @given(
     compression=compressions(),
     num_layers=st.integers(1, 5),
@@ -222,7 +220,6 @@ def _counts(schedule: Schedule) -> list[np.ndarray]:
     return [*own, *vars(schedule.now).values()]
 
 
-@reproducible
 @given(
     average=st.integers(0, 5000),
     num_layers=st.integers(1, 48),

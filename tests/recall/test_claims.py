@@ -14,7 +14,7 @@ from scope.harness.models import load_model, load_tokenizer
 from scope.plots.accuracy import recall_marks
 from scope.plots.example import RECALL_MODEL
 
-PROMPTS, SEED = 64, 20261122
+PROMPTS, SEED = 24, 20261122
 UNIFIED = ("h2o", "slm", "pyramidinfer")
 
 

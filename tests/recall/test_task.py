@@ -21,7 +21,7 @@ def words(tokens: np.ndarray) -> list[str]:
     return [VOCABULARY[token] for token in tokens]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(TASKS, st.integers(0, 2**32))
 def test_examples_keep_the_rules(task: RecallTask, seed: int) -> None:
     prompts, answers = task.sample(np.random.default_rng(seed), batch=3)
@@ -44,7 +44,7 @@ def test_examples_keep_the_rules(task: RecallTask, seed: int) -> None:
             sums[key] = int(total)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 8), st.integers(0, 2**32))
 def test_hubs_are_few_and_early_and_used_at_once(hubs: int, seed: int) -> None:
     sources = RecallTask(records=40, hubs=hubs)._draw_sources(np.random.default_rng(seed), 20)
