@@ -143,7 +143,7 @@ class Compression:
         )
         recipe = self.recipe(max_new_tokens=1)
         recipe.compressor.check(recipe.budget)
-        recipe.storage.check(recipe.strategy, recipe.score, recipe.frozen_prefix)
+        recipe.storage.check(recipe.compressor, recipe.strategy, recipe.score, recipe.frozen_prefix)
         # A method finds some of its defaults itself.
         set_field(self, "options", {})
         shared = recipe.heads if recipe.heads.share_heads else None

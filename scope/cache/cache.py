@@ -374,6 +374,8 @@ class SlotCache(Cache):
             layer.compact, entries = write_compact(
                 layer.compact, storage, row, entries, prompt.queries
             )
+        if layer.latent is not None:
+            entries = layer.latent.write(storage, row, entries, prompt.hidden)
         layer.write_prompt(row, entries, draw.to(layer.draw.device), remembered)
         if layer.working is not None:
             worth = self.recipe.strategy.rank_prompt(prompt)
@@ -418,7 +420,11 @@ class SlotCache(Cache):
         sight = Sight(scaling, sliding_window)
         with torch.cuda.device_of(keys):  # where Triton launches, whatever the tensors' device
             layer = self.layers[layer_idx]
+            if layer.latent is not None:
+                layer.compact = layer.latent.restored()
             output = decode(layer, self.backend, self.recipe, new, sight, self.asks)
+            if layer.latent is not None:
+                layer.compact = None  # one layer's at a time
         return output[:, :, None]
 
     @property
@@ -482,5 +488,6 @@ class SlotCache(Cache):
         if self.arena is not None:
             held = np.maximum(held - self.arena.missing, 0)  # idle rows hold nothing
         of_one = [2 * layer.keys.shape[-1] * layer.keys.itemsize for layer in self.layers]
-        beside = [0 if one.compact is None else one.compact.token_bytes for one in self.layers]
-        return np.array(of_one) @ held + np.array(beside) @ compact
+        beside = [one.latent or one.compact for one in self.layers]
+        of_compact = [0 if one is None else one.token_bytes for one in beside]
+        return np.array(of_one) @ held + np.array(of_compact) @ compact

@@ -63,20 +63,15 @@ def write_compact(
     compact = replace(compact, filled=max(compact.filled, count))
     if count == 0:
         return compact, entries
-    start, stop = storage.whole_sinks, storage.whole_sinks + count
-    group, head_dim = compact.group, entries.keys.shape[-1]
-    keys = entries.keys[:, start:stop]
+    middle, rest = entries.split(storage.whole_sinks, count)
+    group, head_dim, keys = compact.group, entries.keys.shape[-1], middle.keys
     if compact.channels is not None:
         own = compact.channels[row]
         own.copy_(best_channels(queries[:, -storage.pruning_queries :], entries, own.shape[-1]))
         keys = keys.gather(2, own.long()[:, None].expand(-1, count, -1))
     codes = round_keys(keys, compact.key_bits, group)
     compact.keys.row(row, count, count // group).copy_(codes)
-    codes = round_values(entries.values[:, start:stop], compact.value_bits, min(group, head_dim))
+    codes = round_values(middle.values, compact.value_bits, min(group, head_dim))
     compact.values.row(row, count, count).copy_(codes)
-    compact.positions[row, :, :count] = entries.positions[:, start:stop].to(torch.int32)
-    whole = [
-        torch.cat([part[:, :start], part[:, stop:]], dim=1)
-        for part in (entries.keys, entries.values, entries.positions)
-    ]
-    return compact, Entries(*whole)
+    compact.positions[row, :, :count] = middle.positions.to(torch.int32)
+    return compact, rest

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
+from scope.cache.latent import Latents
 from scope.cache.working import WorkingSet
 from scope.errors import ScopeError
 from scope.kernels.rounding import stored_as
@@ -27,6 +28,7 @@ class SlotLayer(CacheLayerMixin):
             ``per_slot`` are ``[B, H, S, ...]``.
         working: what steps attend to that are not full; None where all are.
         compact: what is held of prompts in less room, beside the slots; None if nothing is.
+        latent: the same as low-rank latents; None if nothing is.
         spans: where each head's slots are, if not all have as many one after the other.
         draw: ``[B]`` int64, a 32-bit number that chance makes of each row's prompt.
         counts: of this step.
@@ -47,6 +49,7 @@ class SlotLayer(CacheLayerMixin):
         self.index = index
         self.key_scale: KeyScale | None = None
         self.compact: CompactTensors | None = None
+        self.latent: Latents | None = None
         self.spans: Spans | None = None
         self.initial: Mapping[str, Tensor] = {}
         self.used = 0
@@ -112,9 +115,8 @@ class SlotLayer(CacheLayerMixin):
     def beside_bytes(self) -> int:
         """Bytes beside the slots: scales, compact tokens, and lists of what is to be read."""
         lists = None if self.working is None else self.working.listed.slots
-        return sum(
-            part.nbytes for part in (self.key_scale, self.compact, lists) if part is not None
-        )
+        parts = self.key_scale, self.compact, self.latent, lists
+        return sum(part.nbytes for part in parts if part is not None)
 
     @property
     def kv_bytes(self) -> int:
@@ -126,7 +128,7 @@ class SlotLayer(CacheLayerMixin):
         """Give the memory back."""
         self.is_initialized = False
         self.keys = self.values = None  # type: ignore[assignment]
-        self.key_scale = self.compact = None
+        self.key_scale = self.compact = self.latent = None
         self.used = 0
 
     def opened(self, rows: slice = slice(None), width: int | None = None) -> "SlotLayer":

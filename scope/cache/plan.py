@@ -10,11 +10,13 @@ from transformers import PreTrainedConfig
 
 from scope.cache.arena import Arena, SpannedLayer
 from scope.cache.compact import empty_compact
+from scope.cache.latent import Latents
 from scope.cache.layer import SlotLayer, in_numbers, per_slot, sizes_of
 from scope.cache.schedule import Schedule, base_of
 from scope.cache.working import WorkingSet
 from scope.errors import ScopeError
 from scope.kernels.tensors import CompactTensors, KeyScale
+from scope.methods.lorc import Factors
 from scope.methods.recipe import Recipe
 from scope.methods.strategy import Counts
 
@@ -34,6 +36,7 @@ class CachePlan:
         query_heads: of the model.
         head_dim: D.
         vocabulary: of the model.
+        factors: per layer, what makes keys and values of latents; empty where there are none.
         initial: per layer, what states of a score start with that are not per slot.
     """
 
@@ -47,6 +50,7 @@ class CachePlan:
     query_heads: int
     head_dim: int
     vocabulary: int
+    factors: tuple[Factors, ...] = field(repr=False, compare=False)
     initial: tuple[Mapping[str, Tensor], ...] = field(repr=False, compare=False)
 
     @classmethod
@@ -60,6 +64,7 @@ class CachePlan:
         """Plan for prompts of these lengths and a model of this configuration."""
         config = config.get_text_config()
         layers, longest = config.num_hidden_layers, max(prompt_lengths)
+        low_rank = recipe.storage.low_rank
         repeated = recipe.cached_heads == "query"
         query_heads = config.num_attention_heads
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // query_heads
@@ -77,6 +82,11 @@ class CachePlan:
             query_heads=query_heads,
             head_dim=head_dim,
             vocabulary=config.vocab_size,
+            factors=tuple(
+                Factors.load(low_rank, config, layer)
+                for layer in range(layers)
+                if low_rank is not None
+            ),
             initial=tuple(
                 recipe.score.initial(config, layer) if recipe.score else {}
                 for layer in range(layers)
@@ -120,12 +130,14 @@ class CachePlan:
             id(part): part
             for layer in layers
             for part in (*vars(layer).values(), *layer.state.values())
-            if isinstance(part, Tensor | KeyScale | CompactTensors | WorkingSet)
+            if isinstance(part, Tensor | KeyScale | CompactTensors | Latents | WorkingSet)
         }
         held = sum(part.nbytes for part in parts.values()) - self.host_bytes(dtype)
         if self.arena:
             # Without a kernel, each layer in turn is copied out of it.
             held += 2 * self.heads * max(self.slots) * self.head_dim * dtype.itemsize
+        if self.factors:  # of which one layer in turn makes keys and values
+            held += 2 * self.heads * max(self.compact) * self.head_dim * dtype.itemsize
         # One layer after the other, a step keeps the attention logits of every slot in float32;
         # then come the logits of the vocabulary, as the model gives them and in float32.
         logits = 4 * self.query_heads * max(self.slots) + self.vocabulary * (4 + dtype.itemsize)
@@ -196,8 +208,11 @@ class CachePlan:
             return arena
         offload = self.recipe.strategy.offload
         layer.allocate(stored, batch_size, heads, query_heads, slots, state, working_set, offload)
-        if storage.compacts:
-            tokens = self.compact[layer.index]
+        tokens = self.compact[layer.index]
+        if self.factors:
+            factors = self.factors[layer.index]
+            layer.latent = Latents.empty(like, batch_size, heads, tokens, factors)
+        elif storage.compacts:
             layer.compact = empty_compact(like, batch_size, heads, tokens, storage)
         return None
 

@@ -24,6 +24,15 @@ class Entries:
     values: Tensor
     positions: Tensor
 
+    def split(self, start: int, count: int) -> tuple["Entries", "Entries"]:
+        """So many of them from one on, and the others."""
+        stop = start + count
+        parts = self.keys, self.values, self.positions
+        return (
+            Entries(*(part[:, start:stop] for part in parts)),
+            Entries(*(torch.cat([part[:, :start], part[:, stop:]], dim=1) for part in parts)),
+        )
+
 
 @dataclass(frozen=True)
 class Prompt:

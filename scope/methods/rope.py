@@ -30,9 +30,9 @@ def frequencies(config: PreTrainedConfig, layer: int) -> Tensor:
     kind, share = parameters["rope_type"], parameters.get("partial_rotary_factor", 1.0)
     if config.model_type not in _FAMILIES or kind not in _STEADY or share != 1.0:
         raise ScopeError(
-            f"RoPE of {config.model_type} ({kind}, {share:g} of a head) is not one that a score "
+            f"RoPE of {config.model_type} ({kind}, {share:g} of a head) is not one that methods "
             f"can foresee: that takes one of {', '.join(_FAMILIES)}, {', '.join(_STEADY)}, and "
-            "whole heads; take another decoding_score"
+            "whole heads; take another method"
         )
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     turns = getattr(config, "no_rope_layers", None)

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 
 from scope.errors import ScopeError
+from scope.methods.compressor import Compressor
+from scope.methods.lorc import SCRIPT
 from scope.methods.options import option
 from scope.methods.score import Score
 from scope.methods.strategy import Counts, Strategy
@@ -23,6 +26,9 @@ class Storage:
 
     With few channels of each key (ThinK): a head's own, the same for all of its tokens; values have
     all. Both go together, and then as many channels are stored as fill whole bytes.
+
+    As latents (LoRC): a token once for all heads of a layer, which must hold the same ones, and of
+    which keys and values are made at every step.
     """
 
     name: ClassVar[str] = "the prompt pool's storage"
@@ -40,6 +46,12 @@ class Storage:
         None, "share of the channels of each key in the prompt pool that is not stored (ThinK)"
     )
     pruning_queries: int = option(32, "last queries of the prompt that channels are chosen by")
+    low_rank: str | None = option(
+        None,
+        f"file of a model's projections of keys and values in low rank, made by {SCRIPT}: the "
+        "prompt pool holds latents (LoRC)",
+        file=Path,
+    )
     whole_sinks: int = option(4, "first tokens of the prompt pool that are stored as they are")
     whole_recent: int = option(32, "last tokens of the prompt pool that are stored as they are")
     decode_bits: Literal[8] | None = option(
@@ -58,6 +70,8 @@ class Storage:
             raise ScopeError(
                 f"pruned_channels is {self.pruned_channels}; it must be at least 0 and below 1"
             )
+        if self.low_rank is not None and self._stored_as != ["low_rank"]:
+            raise ScopeError(f"{' and '.join(self._stored_as)} do not go together; give one")
 
     def _says(self, name: str) -> bool:
         needed = _SAYS_WITH.get(name)
@@ -66,7 +80,11 @@ class Storage:
     @property
     def compacts(self) -> bool:
         """Whether anything is held beside the slots."""
-        return self.prompt_bits is not None or self.pruned_channels is not None
+        return bool(self._stored_as)
+
+    @property
+    def _stored_as(self) -> list[str]:
+        return [name for name in _SMALLER if getattr(self, name) is not None]
 
     def key_channels(self, head_dim: int) -> int:
         """D_k, channels of a key that are stored there."""
@@ -96,8 +114,10 @@ class Storage:
         """Of keys and values in slots."""
         return model_dtype if self.decode_bits is None else torch.float8_e4m3fn
 
-    def check(self, strategy: Strategy, score: Score | None, frozen_prefix: str) -> None:
-        """Refuse a strategy that has no prompt pool which stays as it is, and what looks at slots.
+    def check(
+        self, compressor: Compressor, strategy: Strategy, score: Score | None, frozen_prefix: str
+    ) -> None:
+        """Refuse methods that have no prompt pool which stays as it is, or that look at slots.
 
         Raises:
             ScopeError: with what would do.
@@ -114,11 +134,15 @@ class Storage:
         in_part = strategy.working_set is not None
         moves = strategy.unified or in_part or strategy.rewrites
         if moves or frozen_prefix != "prompt":
-            asked = "pruned_channels" if self.prompt_bits is None else "prompt_bits"
             raise ScopeError(
-                f"{asked} needs a prompt pool that never changes and is read whole, which "
-                f"{strategy.name if moves else 'frozen_prefix capacity'} does not leave; take "
-                "slide, adaptive, discontinuous or None, and fidelity paper"
+                f"{self._stored_as[0]} needs a prompt pool that never changes and is read whole, "
+                f"which {strategy.name if moves else 'frozen_prefix capacity'} does not leave; "
+                "take slide, adaptive, discontinuous or None, and fidelity paper"
+            )
+        if self.low_rank is not None and type(compressor).compress is not Compressor.compress:
+            raise ScopeError(
+                f"low_rank holds tokens as they are, and {compressor.name} changes them; take "
+                "another method"
             )
 
     def compact(self, kept: Counts) -> Counts:
@@ -135,11 +159,13 @@ class Storage:
         return np.minimum(kept, self.whole_sinks + self.whole_recent + self.group - 1)
 
 
+_SMALLER = ("prompt_bits", "pruned_channels", "low_rank")
+
 # What says nothing unless one of these is given.
 _SAYS_WITH = {
     "prompt_value_bits": ("prompt_bits",),
     "rounding_group": ("prompt_bits",),
     "pruning_queries": ("pruned_channels",),
-    "whole_sinks": ("prompt_bits", "pruned_channels"),
-    "whole_recent": ("prompt_bits", "pruned_channels"),
+    "whole_sinks": _SMALLER,
+    "whole_recent": _SMALLER,
 }

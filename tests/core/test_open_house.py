@@ -15,7 +15,7 @@ from scope.decoding.slide import Slide
 from scope.generation.session import Session
 from scope.methods.api import AttentionScore, Entries, Prompt, Score, Slots
 from scope.scores.cumulative import Cumulative
-from tests.core.tiny import backend, random_tokens, tiny_heads, tiny_model
+from tests.core.tiny import backend, random_tokens, tiny_factors, tiny_heads, tiny_model
 from tests.examples.counted import Counted
 from tests.examples.merged import Merged
 from tests.examples.redundancy import Redundancy
@@ -27,7 +27,8 @@ PROMPTS = [random_tokens(length, seed=length) for length in (40, 25, 33)]
 STEPS = 14
 PROMPT = {"max_capacity_prompt": 20, "window_size": 4}
 POOL = {"decoding_window_size": 6, "decoding_recent_size": 2}
-PRUNED = {"pruned_channels": 0.5, "whole_sinks": 1, "whole_recent": 2}
+ENDS = {"whole_sinks": 1, "whole_recent": 2}
+PRUNED = {"pruned_channels": 0.5, **ENDS}
 COMPRESSIONS = {
     "value norm": Compression(ValueNorm, "slide", norm=2, **PROMPT, **POOL),
     "counted": Compression("H2O", "slide", decoding_score=Counted, **PROMPT, **POOL),
@@ -82,6 +83,10 @@ COMPRESSIONS = {
     "pruned channels": Compression("SnapKV", "slide", **PRUNED, **PROMPT, **POOL),
     "pruned channels in few bits": Compression(
         "ALLKV", "adaptive", prompt_bits=3, rounding_group=16, **PRUNED, **POOL
+    ),
+    "latents": Compression("ALLKV", "slide", low_rank=tiny_factors(), **ENDS, **POOL),
+    "latents, shared heads": Compression(
+        "SnapKV", low_rank=tiny_factors(), share_heads=True, **ENDS, **PROMPT
     ),
     "pruned channels, uneven": Compression("H2O", budget=Uneven, **PRUNED, **PROMPT),
 }

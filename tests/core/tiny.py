@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from baselines.lococo_heads import Heads
@@ -139,6 +140,24 @@ def compression_of(
         "stride": 3,
     }
     return Compression.from_shared(method, strategy, **(sizes | more))
+
+
+@cache
+def tiny_factors(rank: int = 6) -> str:
+    """A file of random low-rank factors for ``gqa``: latents that have nothing to do with it."""
+    random = torch.Generator().manual_seed(rank)
+    shapes = {"down": (rank, 64), "up": (32, rank), "bias": (32,)}
+    path = Path(_FOLDER.name) / f"factors-{rank}.safetensors"
+    save_file(
+        {
+            f"{name}_{part}.{layer}": torch.randn(shape, generator=random) / rank
+            for layer in range(3)
+            for name in ("key", "value")
+            for part, shape in shapes.items()
+        },
+        path,
+    )
+    return str(path)
 
 
 def backend(kernels: bool) -> Backend:
