@@ -27,7 +27,7 @@ def idle_compression(job: Job, records: list[dict[str, Any]]) -> list[str]:
     caches = [record["cache"] for record in records]
     warnings, options = [], job.compression.options
     if "max_capacity_prompt" in options:
-        whole = sum(max(c["prompt_kept"]) >= c["prompt_tokens"] for c in caches)
+        whole = sum(min(c["prompt_kept"]) >= c["prompt_tokens"] for c in caches)
         if whole:
             warnings.append(
                 f"{job.compression.method} kept all of the prompt in {whole} of {len(caches)} "

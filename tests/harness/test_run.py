@@ -6,13 +6,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from scope import Compression
 from scope.harness.cli import main
 from scope.harness.results import ResultFile
+from scope.harness.summary import idle_compression
 from tests.harness.running import FULL, Run, arguments_of, instruction_file, read
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +44,13 @@ def test_records_and_run_file(run: Run, data_file: Path) -> None:
     assert described["metrics"]["kv_bytes_per_sequence"] == (24 + 12 + 1) * 2 * 2 * 8 * 2 * 4
     assert described["data"]["rows"] == [0, 1, 2, 3, 4]
     assert described["warnings"] == []
+
+
+@pytest.mark.parametrize(("kept", "warnings"), [([131, 60], 0), ([131, 131], 1)])
+def test_a_layer_that_keeps_all_is_not_idle(kept: list[int], warnings: int) -> None:
+    job = SimpleNamespace(compression=Compression("PyramidKV", max_capacity_prompt=98))
+    cache = {"prompt_tokens": 131, "prompt_kept": kept, "decode_evicted": [1, 1]}
+    assert len(idle_compression(job, [{"cache": cache}])) == warnings
 
 
 def test_what_is_offloaded_is_counted_apart(run: Run) -> None:

@@ -72,6 +72,7 @@ def test_logits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         *(Compression.from_shared(*pair, **SIZES, heads=tiny_heads()) for pair in PAIRS),
         Compression("H2O", "adaptive", **SIZES, decoding_score="random"),
+        Compression("ALLKV", "refreshkv", working_set=20, stride=5),
         Compression(
             "H2O", "discontinuous", **SIZES, decoding_score="cumulative", group_reduction="max"
         ),
@@ -97,13 +98,11 @@ def test_tokens_of_the_graph(compression: Compression, plain: pytest.MonkeyPatch
 
 @on_gpu
 def test_slots_in_host_memory_give_the_same_tokens() -> None:
-    model, steps = tiny_model("gqa").cuda(), 200
-    found = []
+    model, steps, found = tiny_model("gqa").cuda(), 200, []
+    sizes = {"working_set": 20, "stride": 5}
     with patch(model):
         for offload in (False, True):
-            compression = Compression(
-                "ALLKV", "refreshkv", working_set=20, stride=5, offload=offload
-            )
+            compression = Compression("ALLKV", "refreshkv", **sizes, offload=offload)
             session = Session(model, compression, PROMPTS, steps, batch_size=2)
             found.append(dict(generate(session, steps, ())))
     assert found[0] == found[1]
