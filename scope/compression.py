@@ -14,6 +14,7 @@ from scope.methods.heads import Heads
 from scope.methods.options import Option, options_of
 from scope.methods.recipe import Recipe
 from scope.methods.score import Score
+from scope.methods.sharing import Sharing
 from scope.methods.storage import Storage
 from scope.methods.strategy import Strategy
 from scope.registry import BUDGETS, COMPRESSORS, SCORES, STRATEGIES, find, readers_of_options
@@ -72,7 +73,7 @@ class Methods:
     @property
     def reads(self) -> Mapping[str, Option]:
         """Every option that some of them read, by name."""
-        parts = (self.compressor, self.budget, self.strategy, self.score, Storage, Heads)
+        parts = (self.compressor, self.budget, self.strategy, self.score, Storage, Heads, Sharing)
         return {
             name: one
             for part in parts
@@ -146,8 +147,10 @@ class Compression:
         recipe.storage.check(recipe.compressor, recipe.strategy, recipe.score, recipe.frozen_prefix)
         # A method finds some of its defaults itself.
         set_field(self, "options", {})
-        shared = recipe.heads if recipe.heads.share_heads else None
-        for part in (recipe.compressor, recipe.budget, recipe.strategy, recipe.score, shared):
+        heads = recipe.heads if recipe.heads.share_heads else None
+        sharing = recipe.sharing if recipe.sharing.sources else None
+        methods_of = (recipe.compressor, recipe.budget, recipe.strategy, recipe.score)
+        for part in (*methods_of, heads, sharing):
             for name in _option_names(part):
                 self.options[name] = getattr(part, name)
         self.options.update(recipe.storage.told)
@@ -270,6 +273,7 @@ class Compression:
             frozen_prefix=self.fidelity.frozen_prefix,
             storage=_build(Storage, settings),
             heads=_build(Heads, settings),
+            sharing=_build(Sharing, settings),
         )
 
 

@@ -32,6 +32,7 @@ from scope.methods.fidelity import Fidelity
 from scope.methods.heads import Heads
 from scope.methods.options import Option, options_of
 from scope.methods.score import Score
+from scope.methods.sharing import Sharing
 from scope.methods.storage import Storage
 from scope.methods.strategy import Strategy
 from scope.scores.cumulative import Cumulative
@@ -140,10 +141,11 @@ def readers_of_options() -> Mapping[str, tuple[Option, list[str]]]:
         *SCORES.values(),
         Storage,
         Heads,
+        Sharing,
     ]
     for method in methods:
         faces: list[type] = [method]
-        if not issubclass(method, Score | Storage | Heads):
+        if not issubclass(method, Score | Storage | Heads | Sharing):
             faces = [method.under(paper), method.under(published)]
         for face in faces:
             for name, option in options_of(face).items():
@@ -165,7 +167,7 @@ def tables() -> str:
         title: {name: method.about for name, method in methods.items()}
         for title, methods in kinds.items()
     }
-    beside = {**options_of(Storage), **options_of(Heads)}
+    beside = {**options_of(Storage), **options_of(Heads), **options_of(Sharing)}
     told["storage, of any methods (option) | sets"] = {
         name: one.help for name, one in beside.items()
     }

@@ -122,6 +122,8 @@ def attend(
     _check(module, call, keys, values, attention_mask, kwargs)
     scaling = kwargs.get("scaling")
     scaling = queries.shape[-1] ** -0.5 if scaling is None else scaling
+    if call.cache.prefilling:
+        keys, values = call.cache.prompt_states(module.layer_idx, keys, values)
     states = module.layer_idx, queries, keys, values, scaling, kwargs.get("sliding_window")
     if not call.cache.prefilling:
         return call.cache.attend(*states).transpose(1, 2), None

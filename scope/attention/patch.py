@@ -69,9 +69,9 @@ def _begin_forward(
     cache = kwargs.get("past_key_values")
     if not isinstance(cache, SlotCache):
         return None
-    if len(cache.layers) != layers:
+    if cache.num_layers != layers:
         raise ScopeError(
-            f"the SlotCache was made for {len(cache.layers)} layers and the model has {layers}; "
+            f"the SlotCache was made for {cache.num_layers} layers and the model has {layers}; "
             "make it from this model's config"
         )
     tokens: Tensor | None = args[0] if args else kwargs.get("input_ids")

@@ -121,7 +121,7 @@ class SpannedLayer(SlotLayer):
         What is no slot's is not copied: it changes with the copies.
         """
         places, inside = self._places(rows, width)
-        plain = SlotLayer(self.index)
+        plain = SlotLayer(self.index, self.number)
         plain.keys, plain.values = self.keys[places], self.values[places]
         plain.key_scale = self.key_scale and self.key_scale.of(rows)
         plain.positions = self.positions[places].where(inside, FREE)

@@ -13,7 +13,7 @@ from scope.cache.compact import write_compact
 from scope.cache.layer import SlotLayer
 from scope.cache.plan import CachePlan, arena_needed, most_compact, slots_needed
 from scope.cache.schedule import Schedule
-from scope.cache.step import decode
+from scope.cache.step import decode, look
 from scope.errors import ScopeError
 from scope.kernels import Backend, FusingBackend, backend_for
 from scope.kernels.tensors import FREE, NewTokens, Sight, StepCounts, mixed
@@ -38,7 +38,8 @@ class SlotCache(Cache):
         prompt_lengths: lengths of all prompts to come; those of the first batch if None.
 
     Attributes:
-        layers: one `SlotLayer` per layer of the model.
+        layers: one `SlotLayer` per layer of the model, but for those that attend to another's.
+        num_layers: of the model.
         recipe: the methods, for this T.
         planned: whether a prompt has come, from which on there are a plan and a schedule.
         plan: sizes.
@@ -63,11 +64,16 @@ class SlotCache(Cache):
     ) -> None:
         if max_new_tokens < 1:
             raise ScopeError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
-        super().__init__(layers=[SlotLayer(index) for index in range(config.num_hidden_layers)])
-        self.config = config
+        self.recipe = compression.recipe(max_new_tokens)
+        owners = self.recipe.sharing.owners(config)
+        super().__init__(layers=[SlotLayer(*both) for both in enumerate(owners)])
+        self.config, self.num_layers = config, config.num_hidden_layers
         self.max_new_tokens = max_new_tokens
         self._batch_size, self._prompt_lengths = batch_size, prompt_lengths
-        self.recipe = compression.recipe(max_new_tokens)
+        # Where in `layers` each layer of the model finds what it attends to.
+        self._places = {number: place for place, number in enumerate(owners)}
+        for layer, source in self.recipe.sharing.sources.items():
+            self._places[layer] = self._places[source]
         self.reset()
 
     def reset(self) -> None:
@@ -79,6 +85,8 @@ class SlotCache(Cache):
         self.prefilling = False
         # Prompts of which the budget must see every layer first, by row.
         self._waiting: dict[int, list[Prompt]] = {}
+        # Keys and values of a prompt that later layers attend to as well, by layer.
+        self._lent: dict[int, tuple[Tensor, Tensor]] = {}
         self._admitted: list[int] = []
         self._padded_length = 0
         self._counts: Tensor | None = None
@@ -134,6 +142,7 @@ class SlotCache(Cache):
     ) -> Tensor:
         rows = self._admitted
         self._waiting.clear()  # a prefill that failed may have left some
+        self._lent.clear()
         if len(rows) != batch_size:
             raise ScopeError(f"{len(rows)} rows were admitted, but {batch_size} prompts came")
         if attention_mask is None:  # what there is to know, nobody has to wait for
@@ -263,6 +272,32 @@ class SlotCache(Cache):
 
     # --- one layer of that forward ----------------------------------------------------------------
 
+    def borrows(self, layer_idx: int) -> bool:
+        """Whether a layer has no slots of its own."""
+        return layer_idx in self.recipe.sharing.sources
+
+    def prompt_states(self, layer_idx: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the admitted prompts that a layer attends to: its own, or another's.
+
+        Raises:
+            ScopeError: where the two are on different devices.
+        """
+        sources = self.recipe.sharing.sources
+        if layer_idx in sources.values():
+            self._lent[layer_idx] = keys, values
+        if layer_idx not in sources:
+            return keys, values
+        source = sources[layer_idx]
+        lent = self._lent[source]
+        if layer_idx == max(layer for layer in sources if sources[layer] == source):
+            del self._lent[source]
+        if lent[0].device != keys.device:
+            raise ScopeError(
+                f"layer {layer_idx} attends to the slots of layer {source}, which are on "
+                f"{lent[0].device}, and it is on {keys.device}; keep layers that share together"
+            )
+        return lent
+
     @torch.no_grad()
     def store_prompt(
         self,
@@ -275,7 +310,7 @@ class SlotCache(Cache):
         hidden: Tensor,
         log_sum_exp: Tensor | None = None,
     ) -> None:
-        """Compress the admitted prompts of one layer into their rows.
+        """Compress the admitted prompts of one layer into their rows, if it has slots.
 
         Args:
             layer_idx: which layer.
@@ -286,8 +321,10 @@ class SlotCache(Cache):
             hidden: ``[b, L, hidden]``, what the layer's attention reads, after its norm.
             log_sum_exp: ``[b, H_q, L]`` of the attention's rows, where it has told it.
         """
+        if self.borrows(layer_idx):
+            return
         keys, values = self._cached_heads(keys, queries), self._cached_heads(values, queries)
-        layer = self.layers[layer_idx]
+        layer = self.layers[self._places[layer_idx]]
         if not layer.is_initialized:
             rows = self.schedule.now.step.size
             heads, query_heads = keys.shape[1], queries.shape[1]
@@ -298,7 +335,7 @@ class SlotCache(Cache):
                     "offload: on a GPU it takes Triton, a float type of up to 32 bits and a head "
                     "size of 16, 32, 64 or 128; leave it out"
                 )
-        last = layer_idx == len(self.layers) - 1
+        last = layer.index == len(self.layers) - 1
         for i, row in enumerate(self._admitted):
             start = keys.shape[2] - int(self.schedule.prompt_lengths[row])
             prompt = Prompt(
@@ -320,7 +357,7 @@ class SlotCache(Cache):
                 if last:
                     self._share_out(row, self._waiting.pop(row), self._draws[i])
             else:
-                share = int(self.schedule.kept[layer_idx, row])
+                share = int(self.schedule.kept[layer.index, row])
                 self._write(row, prompt, share, self._draws[i])
         if last:
             self._admitted = []
@@ -367,7 +404,7 @@ class SlotCache(Cache):
         remembered: Mapping[str, Tensor] = {}
         if self.recipe.strategy.unified and self.recipe.score is not None:
             remembered = self.recipe.score.remember(prompt)
-        layer, storage = self.layers[prompt.layer], self.recipe.storage
+        layer, storage = self.layers[self._places[prompt.layer]], self.recipe.storage
         if layer.key_scale is not None:
             layer.key_scale.of(row).fit(entries.keys, entries.positions != FREE)
         if layer.compact is not None:
@@ -403,6 +440,8 @@ class SlotCache(Cache):
     ) -> Tensor:
         """Append one token per row, attend to all that is held, then evict what must go.
 
+        A layer without slots attends to what another holds after that.
+
         Args:
             layer_idx: which layer.
             queries: ``[B, H_q, 1, D]``, after RoPE unless ``rotation`` is given.
@@ -419,10 +458,13 @@ class SlotCache(Cache):
         new = NewTokens(queries[:, :, 0], keys[:, :, 0], values[:, :, 0], rotation)
         sight = Sight(scaling, sliding_window)
         with torch.cuda.device_of(keys):  # where Triton launches, whatever the tensors' device
-            layer = self.layers[layer_idx]
+            layer = self.layers[self._places[layer_idx]]
             if layer.latent is not None:
                 layer.compact = layer.latent.restored()
-            output = decode(layer, self.backend, self.recipe, new, sight, self.asks)
+            if self.borrows(layer_idx):
+                output = look(layer, self.backend, new, sight)
+            else:
+                output = decode(layer, self.backend, self.recipe, new, sight, self.asks)
             if layer.latent is not None:
                 layer.compact = None  # one layer's at a time
         return output[:, :, None]
@@ -490,4 +532,5 @@ class SlotCache(Cache):
         of_one = [2 * layer.keys.shape[-1] * layer.keys.itemsize for layer in self.layers]
         beside = [one.latent or one.compact for one in self.layers]
         of_compact = [0 if one is None else one.token_bytes for one in beside]
-        return np.array(of_one) @ held + np.array(of_compact) @ compact
+        readers = np.array([self.recipe.sharing.readers(owner) for owner in self.plan.owners])
+        return readers * np.array(of_one) @ held + readers * np.array(of_compact) @ compact

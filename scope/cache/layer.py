@@ -19,7 +19,8 @@ class SlotLayer(CacheLayerMixin):
     """Keys and values in fixed places; evicting a token frees its slot for the next one.
 
     Args:
-        index: number of the layer.
+        index: its place among the layers that have slots.
+        number: its place in the model; the same if all have.
 
     Attributes:
         keys, values, positions, ranks, vacant, key_scale: as in `SlotTensors`.
@@ -44,9 +45,10 @@ class SlotLayer(CacheLayerMixin):
     counts: StepCounts
     full: Tensor
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, number: int | None = None) -> None:
         super().__init__()
         self.index = index
+        self.number = index if number is None else number
         self.key_scale: KeyScale | None = None
         self.compact: CompactTensors | None = None
         self.latent: Latents | None = None

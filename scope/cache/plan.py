@@ -29,6 +29,7 @@ class CachePlan:
         recipe: what the cache is made by.
         max_new_tokens: T.
         capacities: prompt tokens that each layer may keep of the longest prompt.
+        owners: the layers of the model that have slots; per layer means per one of them.
         slots: slots per layer: the largest physical length that occurs, but for what is compact.
         compact: most tokens per layer that are held in less room instead.
         arena: slots that all layers share, per head; None where each has its own.
@@ -42,6 +43,7 @@ class CachePlan:
 
     recipe: Recipe
     max_new_tokens: int
+    owners: tuple[int, ...]
     capacities: tuple[int, ...]
     slots: tuple[int, ...]
     compact: tuple[int, ...]
@@ -63,14 +65,15 @@ class CachePlan:
     ) -> "CachePlan":
         """Plan for prompts of these lengths and a model of this configuration."""
         config = config.get_text_config()
-        layers, longest = config.num_hidden_layers, max(prompt_lengths)
-        low_rank = recipe.storage.low_rank
+        owners, low_rank = recipe.sharing.owners(config), recipe.storage.low_rank
+        layers, longest = len(owners), max(prompt_lengths)
         repeated = recipe.cached_heads == "query"
         query_heads = config.num_attention_heads
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // query_heads
         return cls(
             recipe=recipe,
             max_new_tokens=max_new_tokens,
+            owners=tuple(owners),
             capacities=tuple(
                 min(capacity, longest) for capacity in recipe.budget.ceiling(longest, layers)
             ),
@@ -83,21 +86,18 @@ class CachePlan:
             head_dim=head_dim,
             vocabulary=config.vocab_size,
             factors=tuple(
-                Factors.load(low_rank, config, layer)
-                for layer in range(layers)
-                if low_rank is not None
+                Factors.load(low_rank, config, layer) for layer in owners if low_rank is not None
             ),
             initial=tuple(
-                recipe.score.initial(config, layer) if recipe.score else {}
-                for layer in range(layers)
+                recipe.score.initial(config, layer) if recipe.score else {} for layer in owners
             ),
         )
 
     @property
     def kv_tokens(self) -> float:
         """Tokens that one row holds between two steps: per cached head, averaged over layers."""
-        slots = self.arena or sum(self.slots)
-        return (slots + sum(self.compact)) / len(self.slots) - 1  # the next one's slot is free
+        slots = (self.arena or sum(self.slots)) - len(self.slots)  # the next one's is free
+        return (slots + sum(self.compact)) / (len(self.slots) + len(self.recipe.sharing.sources))
 
     def kv_bytes(self, dtype: torch.dtype) -> int:
         """Bytes of one row's keys and values on the device, free slots included."""
@@ -115,12 +115,15 @@ class CachePlan:
             dtype: of the model.
             full_share: as in `Strategy.read`.
         """
-        if self.arena:  # which no working set is a part of
-            return self.kv_bytes(dtype)
+        readers = [self.recipe.sharing.readers(owner) for owner in self.owners]
+        if self.arena:  # which no working set is a part of, and no layer a known one
+            return round(self.kv_bytes(dtype) * sum(readers) / len(readers))
         slots = np.asarray(self.slots)
         parts = self.recipe.strategy.read(slots, full_share) / slots
-        layers = zip(parts, self._of_one_row(dtype), strict=True)
-        return round(sum(part * one.slot_bytes + one.beside_bytes for part, one in layers))
+        layers = zip(readers, parts, self._of_one_row(dtype), strict=True)
+        return round(
+            sum(times * (part * one.slot_bytes + one.beside_bytes) for times, part, one in layers)
+        )
 
     def row_bytes(self, dtype: torch.dtype) -> int:
         """Bytes that each row of a batch takes of the device: slots, and what a step works on."""
@@ -169,9 +172,9 @@ class CachePlan:
         return layers
 
     def layers(self) -> list[SlotLayer]:
-        """One for every layer of the model, without slots."""
+        """One for every layer that is to have slots, still without."""
         kind = SpannedLayer if self.arena else SlotLayer
-        return [kind(index) for index in range(len(self.slots))]
+        return [kind(index, number) for index, number in enumerate(self.owners)]
 
     def allocate(
         self,

@@ -52,7 +52,7 @@ def decode(
             state={name: layer.state[name] for name in (score.state if score else ())},
             constants=vars(score) if score else {},
             draw=layer.draw,
-            layer=layer.index,
+            layer=layer.number,
         )
         return backend.attend_and_evict(layer.slots, layer.counts, new, sight, ranking)
     if isinstance(layer, SpannedLayer):
@@ -100,6 +100,26 @@ def decode(
     return output
 
 
+def look(
+    layer: SlotLayer, backend: Backend | FusingBackend, new: NewTokens, sight: Sight
+) -> Tensor:
+    """Attend to what a layer holds after its own step, and leave it as it is.
+
+    Args:
+        layer: the slots.
+        backend: what computes.
+        new: of which the queries count.
+        sight: what they see.
+
+    Returns:
+        ``[B, H_q, D]`` attention output.
+    """
+    if isinstance(backend, FusingBackend):
+        return backend.look(layer.slots, layer.counts, new, sight)
+    plain = layer.opened(width=layer.counts.used + 1)
+    return backend.look(plain.slots, layer.counts, new, sight)
+
+
 def _slots(layer: SlotLayer, new: NewTokens, current: Tensor, sight: Sight, recent: int) -> Slots:
     """What a method sees: of the slots, as many as attention was told of."""
     width = current.shape[-1]
@@ -117,7 +137,7 @@ def _slots(layer: SlotLayer, new: NewTokens, current: Tensor, sight: Sight, rece
         new_values=new.values,
         current=current,
         draw=layer.draw,
-        layer=layer.index,
+        layer=layer.number,
         state={
             name: part[:, :, :width] if name in layer.per_slot else part
             for name, part in layer.state.items()

@@ -46,7 +46,9 @@ def fused_step(model: PreTrainedModel, cache: SlotCache, tokens: Tensor) -> Tens
     normed = add_and_norm(hidden, None, norms[0].weight, norms[0].variance_epsilon)
     for layer, next_norm in zip(decoder.layers, norms[1:], strict=True):
         attention, mlp, inner_norm = layer.self_attn, layer.mlp, layer.post_attention_layernorm
-        projections = attention.q_proj, attention.k_proj, attention.v_proj
+        # A layer without slots asks, and brings nothing.
+        borrows = cache.borrows(attention.layer_idx)
+        projections = [attention.q_proj, attention.k_proj, attention.v_proj][: 1 if borrows else 3]
         states = linear(normed, *joined(*projections))
         if hasattr(attention, "q_norm"):
             query_norm, key_norm = attention.q_norm, attention.k_norm
@@ -56,12 +58,13 @@ def fused_step(model: PreTrainedModel, cache: SlotCache, tokens: Tensor) -> Tens
                 key_norm.weight,
                 query_norm.variance_epsilon,
                 attention.config.num_attention_heads,
-                attention.config.num_key_value_heads,
+                0 if borrows else attention.config.num_key_value_heads,
             )
-        queries, keys, values = (
+        parts = [
             part.view(len(tokens), -1, 1, head_dim)
             for part in states.split([p.out_features for p in projections], dim=1)
-        )
+        ]
+        queries, keys, values = parts * 3 if borrows else parts
         attended = cache.attend(
             attention.layer_idx,
             queries,

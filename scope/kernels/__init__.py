@@ -54,6 +54,12 @@ class Backend(Protocol):
             receives, ``[B, H, n]`` float32. n is S, or the used slots where only they are read.
         """
 
+    def look(self, slots: SlotTensors, counts: StepCounts, new: NewTokens, sight: Sight) -> Tensor:
+        """Attend with the queries alone to what is held after a step: output ``[B, H_q, D]``.
+
+        Nothing is appended, and no part of the slots is ``listed``.
+        """
+
     def evict(
         self, slots: SlotTensors, counts: StepCounts, worth: Tensor | None, recent: int
     ) -> None:

@@ -47,6 +47,22 @@ def attend(
     if listed is not None:
         _list_new(listed, slots, counts, stored)
     _append(slots, counts, stored)
+    return _attended(slots, counts, new.queries, sight, received)
+
+
+def look(slots: SlotTensors, counts: StepCounts, new: NewTokens, sight: Sight) -> Tensor:
+    """Attend to what is held after a step; see `Backend`."""
+    return _attended(slots, counts, new.queries, sight, None)[0]
+
+
+def _attended(
+    slots: SlotTensors,
+    counts: StepCounts,
+    queries: Tensor,
+    sight: Sight,
+    received: Received | None,
+) -> tuple[Tensor, Tensor | None]:
+    listed = sight.listed
     used = slots.first(counts.used)
     if listed is not None and listed.full is None:
         used = _taken(slots, listed)  # a row without a prompt may list a slot not yet used
@@ -56,14 +72,14 @@ def attend(
     if sight.sliding_window is not None:
         visible &= used.positions > (counts.position - sight.sliding_window)[:, None, None]
     keys = used.keys if slots.key_scale is None else slots.key_scale.restored(used.keys)
-    keys, values = (part.to(new.queries.dtype) for part in (keys, used.values))
+    keys, values = (part.to(queries.dtype) for part in (keys, used.values))
     if slots.compact is not None:
         beside = _restored(slots.compact, counts, sight, keys)
         keys, values, visible = (
             torch.cat(parts, dim=2) for parts in zip((keys, values, visible), beside, strict=True)
         )
     batch, heads, _, head_dim = keys.shape
-    grouped = new.queries.view(batch, heads, -1, head_dim)
+    grouped = queries.view(batch, heads, -1, head_dim)
     logits = (grouped @ keys.transpose(2, 3)) * sight.scaling
     logits = logits.masked_fill(~visible[:, :, None], -torch.inf)
     probabilities = logits.softmax(dim=-1, dtype=torch.float32)

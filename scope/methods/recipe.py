@@ -9,6 +9,7 @@ from scope.methods.budget import Budget
 from scope.methods.compressor import Compressor
 from scope.methods.heads import Heads
 from scope.methods.score import Score, Shape
+from scope.methods.sharing import Sharing
 from scope.methods.storage import Storage
 from scope.methods.strategy import Strategy
 
@@ -33,6 +34,7 @@ class Recipe:
             entries of the cache (``capacity``) in the order in which they were chosen.
         storage: how the prompt pool is stored.
         heads: whether the heads of a layer choose together.
+        sharing: which layers have no slots of their own.
     """
 
     compressor: Compressor
@@ -44,12 +46,19 @@ class Recipe:
     frozen_prefix: Literal["prompt", "capacity"] = "prompt"
     storage: Storage = field(default_factory=Storage)
     heads: Heads = field(default_factory=Heads)
+    sharing: Sharing = field(default_factory=Sharing)
 
     def __post_init__(self) -> None:
         if self.score is not None and self.strategy.working_set is not None:
             raise ScopeError(
                 f"the strategy {self.strategy.name} has a working set and a score by which tokens "
                 "leave; slots are read in part only where all stay"
+            )
+        if self.sharing.sources and self.strategy.working_set is not None:
+            raise ScopeError(
+                "share_layers goes with strategies that read all that is held, and "
+                f"{self.strategy.name} reads a working set, which belongs to one layer; leave "
+                "share_layers out"
             )
 
     @property

@@ -50,7 +50,7 @@ def everything(compression: Compression) -> SimpleNamespace:
     """Its settings, and something for those that it does not read."""
     unread = {"window_size": 8, "max_capacity_prompt": 0, "group_reduction": "mean"}
     unread |= {"decoding_window_size": 2, "decoding_recent_size": 1, "delta": None, "period": 1}
-    unread |= {"working_set": None, "stride": 1, "threshold": None}
+    unread |= {"working_set": None, "stride": 1, "threshold": None, "share_layers": None}
     return SimpleNamespace(**(unread | compression.settings()))
 
 
@@ -67,7 +67,11 @@ class SlowReference:
         self.model = model
         self.settings = everything(compression)
         self.total = total
-        self.num_layers = model.config.num_hidden_layers
+        pairs = [pair.split("=") for pair in (self.settings.share_layers or "").split(",") if pair]
+        self.sources = {int(layer): int(source) for layer, source in pairs}
+        # Layers that have a cache; everything that is counted by layer counts these.
+        self.owners = [i for i in range(model.config.num_hidden_layers) if i not in self.sources]
+        self.num_layers = len(self.owners)
         self.group = model.config.num_attention_heads // model.config.num_key_value_heads
         self.refreshes = compression.decoding_metric == "refreshkv"
         self.unified = compression.decoding_metric in ("h2o", "slm", "pyramidinfer", "lococo")
@@ -84,9 +88,10 @@ class SlowReference:
         self.working: list[list[list[int]]] = []
         self.last_queries: list[Tensor] = []
         hidden = self.model.model.embed_tokens(torch.tensor([prompt]))
-        read = []
-        for layer in self.model.model.layers:
+        read, states = [], {}
+        for number, layer in enumerate(self.model.model.layers):
             queries, keys, values = self._project(layer, hidden, list(range(self.length)))
+            keys, values = states[number] = states.get(self.sources.get(number), (keys, values))
             attention = [
                 [
                     self._attend(query, list(keys[head // self.group]), list(range(self.length)), i)
@@ -99,6 +104,8 @@ class SlowReference:
                 for head, rows in enumerate(attention)
             ]
             hidden = self._finish(layer, hidden, outputs)
+            if number in self.sources:
+                continue
             self.last_queries.append(mean_of_heads(queries))
             read.append((attention, keys, values))
         if self.settings.method == "ZigZagKV":
@@ -134,9 +141,18 @@ class SlowReference:
         self.step += 1
         position = self.length + self.step - 1
         hidden = self.model.model.embed_tokens(torch.tensor([[token]]))
-        for layer_idx, layer in enumerate(self.model.model.layers):
+        for number, layer in enumerate(self.model.model.layers):
             queries, keys, values = self._project(layer, hidden, [position])
             outputs, currents = [], []
+            if number in self.sources:
+                held = self.cache[self.owners.index(self.sources[number])]
+                outputs = [
+                    self._look(query[0], held[head // self.group], position)
+                    for head, query in enumerate(queries)
+                ]
+                hidden = self._finish(layer, hidden, outputs)
+                continue
+            layer_idx = self.owners.index(number)
             is_full = self._is_full(layer_idx, queries)
             for head, entries in enumerate(self.cache[layer_idx]):
                 entries.append(Entry(position, keys[head][0], values[head][0], 0.0))
@@ -195,6 +211,12 @@ class SlowReference:
             probabilities[i] = probability
         return probabilities
 
+    def _look(self, query: Tensor, entries: list[Entry], position: int) -> Tensor:
+        """Output ``[1, D]`` of attention to these entries."""
+        held = [entry.position for entry in entries]
+        row = self._attend(query, [entry.key for entry in entries], held, position)
+        return weigh(row, [entry.value for entry in entries])[None]
+
     def _finish(self, layer: nn.Module, hidden: Tensor, outputs: list[Tensor]) -> Tensor:
         hidden = hidden + layer.self_attn.o_proj(torch.cat(outputs, dim=1))
         return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
@@ -242,7 +264,7 @@ class SlowReference:
         goes_on = self.unified and self.score == "cumulative"
         tokens = [Entry(p, k, v, 0.0) for p, (k, v) in enumerate(zip(keys, values, strict=True))]
         if self.length > capacity and self.settings.method == "LoCoCo":
-            merge_into_lightest(tokens, kept, everyone, self.settings, layer_idx)
+            merge_into_lightest(tokens, kept, everyone, self.settings, self.owners[layer_idx])
         if self.length > capacity and self.settings.method == "KVMerger":
             kept = merge_similar(tokens, everyone, capacity, self.settings)
         entries = [tokens[p] for p in kept]
@@ -332,7 +354,9 @@ class SlowReference:
         recent = self.settings.decoding_recent_size
         candidates = [entry.position for entry in pool[:-recent]]
         if self.settings.decoding_metric == "lococo":
-            fold_overflow(pool[:-recent], len(pool) - limit, self.settings.heads, layer_idx)
+            fold_overflow(
+                pool[:-recent], len(pool) - limit, self.settings.heads, self.owners[layer_idx]
+            )
         stay = set(best(candidates, worth, limit - recent))
         return entries[:frozen] + [e for e in pool[:-recent] if e.position in stay] + pool[-recent:]
 

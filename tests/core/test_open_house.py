@@ -74,6 +74,27 @@ COMPRESSIONS = {
     "kvcompress": Compression(
         "KVCompress", "slide", protected_window=5, block_size=4, **PROMPT, **POOL
     ),
+    "shared layers, zigzag heads": Compression(
+        "H2O",
+        "adaptive",
+        budget="zigzag",
+        per_head=True,
+        decoding_score=Counted,
+        share_layers="1=0",
+        **PROMPT,
+        **POOL,
+    ),
+    "shared layers, rounded": Compression(
+        "SnapKV",
+        "slide",
+        share_layers="1=0",
+        prompt_bits=8,
+        rounding_group=16,
+        whole_sinks=0,
+        whole_recent=2,
+        **PROMPT,
+        **POOL,
+    ),
     "merged": Compression("SnapKV", Merged, **PROMPT, **POOL),
     "lococo": Compression("LoCoCo", "slide", heads=tiny_heads(), **PROMPT, **POOL),
     "lococo, folding": Compression("ALLKV", "lococo", period=4, heads=tiny_heads(), **POOL),

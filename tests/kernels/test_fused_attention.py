@@ -9,7 +9,7 @@ from torch import Tensor
 from baselines.allkv import ALLKV
 from scope.budgets.whole import Whole
 from scope.cache.layer import SlotLayer
-from scope.cache.step import decode
+from scope.cache.step import decode, look
 from scope.decoding.none import NoEviction
 from scope.kernels import reference
 from scope.kernels.tensors import FREE, NewTokens, Sight, StepCounts
@@ -166,6 +166,25 @@ def test_same_as_torch(name: str) -> None:
 def test_a_score_without_a_kernel_runs_between_two(name: str) -> None:
     case = CASES[name]
     Twins(case, seed=1).check_equal(case.steps, recipe_of("cumulative", between=True))
+
+
+@pytest.mark.parametrize("name", ["several losses", "sliding window"])
+def test_queries_that_look_alone(name: str) -> None:
+    """They see what is held after a step, and leave it as it is; where nothing is held, nothing."""
+    case = CASES[name]
+    twins = Twins(case, seed=11)
+    for number in range(1, 7):
+        twins.step(number, recipe_of("current"))
+    queries = twins.normal(len(case.prompts), case.heads * case.group, case.head_dim)
+    seen = []
+    for layer, kernels in zip(twins.layers, (reference, backend), strict=True):
+        before = layer.positions.clone(), layer.vacant.clone(), layer.keys.clone()
+        new = NewTokens(queries.to(layer.keys.dtype), layer.keys[:, :, 0], layer.values[:, :, 0])
+        seen.append(look(layer, kernels, new, Sight(SCALING, case.window)))
+        assert all(map(torch.equal, before, (layer.positions, layer.vacant, layer.keys)))
+    torch.testing.assert_close(seen[1].double(), seen[0], rtol=0, atol=1e-4)
+    layer.positions[0] = FREE
+    assert (look(layer, backend, new, Sight(SCALING, case.window))[0] == 0).all()
 
 
 @pytest.mark.parametrize("name", ["plain", "many blocks", "several losses"])

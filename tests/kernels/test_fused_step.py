@@ -44,11 +44,21 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     return monkeypatch
 
 
-@pytest.mark.parametrize("name", ["gqa", "mistral", "qwen2", "qwen3", "qwen3-mixed"])
-def test_logits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "shared"),
+    [
+        ("gqa", None),
+        ("mistral", None),
+        ("qwen2", "1=0"),
+        ("qwen3", None),
+        ("qwen3", "1=0"),
+        ("qwen3-mixed", None),
+    ],
+)
+def test_logits(name: str, shared: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU in the interpreter."""
     model = tiny_model(name, num_layers=2).to("cuda" if ON_GPU else "cpu")
-    compression = compression_of("SnapKV", "slide", 40, 8, 4, 2)
+    compression = compression_of("SnapKV", "slide", 40, 8, 4, 2, share_layers=shared)
     logits: dict[bool, list[torch.Tensor]] = {}
     monkeypatch.setattr(joined_module, "has_kernels_for", lambda keys: True)
     with patch(model), torch.inference_mode():

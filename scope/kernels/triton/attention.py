@@ -79,6 +79,14 @@ def attend(
     return output, attention
 
 
+def look(slots: SlotTensors, counts: StepCounts, new: NewTokens, sight: Sight) -> Tensor:
+    """Attend to what is held after a step; see `Backend`."""
+    split = _attend_splits(slots, counts, new, sight, None, joins=False)
+    output = _empty_output(new)
+    _launch_finish(split, slots, counts, output, None, joins=False)
+    return output
+
+
 def evict(slots: SlotTensors, counts: StepCounts, worth: Tensor | None, recent: int) -> None:
     """Free the slots of the least worthy tokens, and choose the next vacant one; see `Backend`."""
     batch, heads, length, _ = slots.shape
@@ -125,8 +133,12 @@ def _attend_splits(
     new: NewTokens,
     sight: Sight,
     first_scored: Tensor | None,
+    joins: bool = True,
 ) -> _Splits:
-    """Attend; logits are kept of the slots from ``first_scored`` ``[B]`` on, None for none."""
+    """Attend; logits are kept of the slots from ``first_scored`` ``[B]`` on, None for none.
+
+    The new tokens join what is held, or their queries look alone.
+    """
     batch, heads, length, head_dim = slots.shape
     group = new.queries.shape[1] // heads
     block_group = triton.next_power_of_2(group)
@@ -183,6 +195,7 @@ def _attend_splits(
         HEAD_DIM=head_dim,
         BLOCK_GROUP=max(16, block_group),
         BLOCK=plan.block,
+        JOINS=joins,
         SCORED=scored,
         LISTED=listed is not None,
         ANY_FULL=not in_part,
@@ -237,10 +250,12 @@ def _launch_finish(
     output: Tensor,
     job: Ranking | Received | None,
     worths: Tensor | None = None,
+    joins: bool = True,
 ) -> None:
     """Join the splits, and beside that evict by a ranking, or say in ``worths`` what is received.
 
-    Where several tokens leave at once, their worths wait there for their turns.
+    Where several tokens leave at once, their worths wait there for their turns. Where no token has
+    joined, the slots are left alone.
     """
     batch, heads, length, head_dim = slots.shape
     group = output.shape[1] // heads
@@ -250,7 +265,7 @@ def _launch_finish(
     state, constants = (ranking.state, ranking.constants) if ranking else ({}, {})
     if kernel in _OF_ATTENTION:
         worths = torch.empty(slots.shape[:3], dtype=torch.float32, device=output.device)
-    _finish[heads, batch, 2](
+    _finish[heads, batch, 2 if joins else 1](
         split.logits,
         split.weighted,
         split.maxima,
@@ -284,6 +299,7 @@ def _launch_finish(
         BLOCK_GROUP=triton.next_power_of_2(group),
         BLOCK_SPLITS=triton.next_power_of_2(split.plan.splits),
         BLOCK=256 * split.plan.finishing_warps,
+        JOINS=joins,
         JOB=kernel,
         SPANS=slots.spans is not None,
         MEAN=received.reduction == "mean",
@@ -397,6 +413,7 @@ def _attend(
     HEAD_DIM: tl.constexpr,
     BLOCK_GROUP: tl.constexpr,
     BLOCK: tl.constexpr,
+    JOINS: tl.constexpr,
     SCORED: tl.constexpr,
     LISTED: tl.constexpr,
     ANY_FULL: tl.constexpr,
@@ -441,9 +458,6 @@ def _attend(
 
     group_ptr = queries_ptr + row * queries_stride + (head * GROUP + g[:, None]) * HEAD_DIM
     query = _rotated(group_ptr, cos_ptr, sin_ptr, d[None, :], grouped, ROTATE, HEAD_DIM)
-    new_key_ptr = new_keys_ptr + row * new_keys_stride + head * HEAD_DIM
-    new_key = _rotated(new_key_ptr, cos_ptr, sin_ptr, d, d >= 0, ROTATE, HEAD_DIM)
-    new_value = tl.load(new_values_ptr + row * new_values_stride + head * HEAD_DIM + d)
     # What meets the keys in slots, and its product with what these leave out.
     slot_query, base = query, tl.zeros((BLOCK_GROUP,), tl.float32)
     if scale_ptr is not None:
@@ -451,23 +465,31 @@ def _attend(
         shift = tl.load(shift_ptr + pair * HEAD_DIM + d)
         base = tl.sum(query.to(tl.float32) * shift[None, :], axis=1)
         slot_query = (query.to(tl.float32) * scale[None, :]).to(query.dtype)
-        new_key = (new_key.to(tl.float32) - shift) / scale
-    new_key = _stored(new_key, keys_ptr)
-    new_value = _stored(new_value, values_ptr)
 
-    # The first split begins with the new token, the others with nothing. Until the second kernel
-    # gives the token's slot a position, all splits skip that slot.
     is_first = split == 0
-    products = slot_query.to(tl.float32) * new_key.to(tl.float32)[None, :]
-    new_logits = (tl.sum(products, axis=1) + base) * (scaling * _LOG2_E)
-    maximum = tl.where(is_first, new_logits, float("-inf"))
-    total = tl.where(is_first & (g < GROUP), 1.0, 0.0)
-    weighted = tl.where(is_first & grouped, new_value.to(tl.float32)[None, :], 0.0)
-    if is_first:
-        tl.store(keys_ptr + new_slot * HEAD_DIM + d, new_key)
-        tl.store(values_ptr + new_slot * HEAD_DIM + d, new_value)
-        if SCORED:
-            tl.store(logits_ptr + g * slots + new_slot, new_logits, mask=g < GROUP)
+    maximum = tl.full((BLOCK_GROUP,), float("-inf"), tl.float32)
+    total = tl.zeros((BLOCK_GROUP,), tl.float32)
+    weighted = tl.zeros((BLOCK_GROUP, HEAD_DIM), tl.float32)
+    if JOINS:
+        new_key_ptr = new_keys_ptr + row * new_keys_stride + head * HEAD_DIM
+        new_key = _rotated(new_key_ptr, cos_ptr, sin_ptr, d, d >= 0, ROTATE, HEAD_DIM)
+        new_value = tl.load(new_values_ptr + row * new_values_stride + head * HEAD_DIM + d)
+        if scale_ptr is not None:
+            new_key = (new_key.to(tl.float32) - shift) / scale
+        new_key = _stored(new_key, keys_ptr)
+        new_value = _stored(new_value, values_ptr)
+        # The first split begins with the new token, the others with nothing. Until the second
+        # kernel gives the token's slot a position, all splits skip that slot.
+        products = slot_query.to(tl.float32) * new_key.to(tl.float32)[None, :]
+        new_logits = (tl.sum(products, axis=1) + base) * (scaling * _LOG2_E)
+        maximum = tl.where(is_first, new_logits, maximum)
+        total = tl.where(is_first & (g < GROUP), 1.0, total)
+        weighted = tl.where(is_first & grouped, new_value.to(tl.float32)[None, :], weighted)
+        if is_first:
+            tl.store(keys_ptr + new_slot * HEAD_DIM + d, new_key)
+            tl.store(values_ptr + new_slot * HEAD_DIM + d, new_value)
+            if SCORED:
+                tl.store(logits_ptr + g * slots + new_slot, new_logits, mask=g < GROUP)
 
     if COMPACT:
         k = tl.arange(0, BLOCK_CHANNELS)
@@ -505,7 +527,10 @@ def _attend(
                 logits, value.to(query.dtype), maximum, total, weighted
             )
 
-    filled = tl.minimum(newest - gap, room)
+    filled = newest - gap
+    if not JOINS:  # the newest is there already
+        filled += 1
+    filled = tl.minimum(filled, room)
     if LISTED:
         names_ptr += pair * names
         place = tl.maximum(newest - tl.load(since_ptr + row) - 1, 0) % names
@@ -632,6 +657,7 @@ def _finish(
     BLOCK_GROUP: tl.constexpr,
     BLOCK_SPLITS: tl.constexpr,
     BLOCK: tl.constexpr,
+    JOINS: tl.constexpr,
     JOB: tl.constexpr,
     SPANS: tl.constexpr,
     MEAN: tl.constexpr,
@@ -651,8 +677,12 @@ def _finish(
     maxima = tl.load(maxima_ptr + parts, mask=exists, other=float("-inf"))
     totals = tl.load(totals_ptr + parts, mask=exists, other=0.0)
     maximum = tl.where(g < GROUP, tl.max(maxima, axis=0), 0.0)
+    if not JOINS:  # a row without a prompt may see nothing
+        maximum = tl.where(maximum == float("-inf"), 0.0, maximum)
     shares = tl.exp2(maxima - maximum[None, :])
     total = tl.where(g < GROUP, tl.sum(totals * shares, axis=0), 1.0)
+    if not JOINS:
+        total = tl.where(total == 0.0, 1.0, total)
     if tl.program_id(2) == 0:
         d = tl.arange(0, HEAD_DIM)
         places = parts[:, :, None] * HEAD_DIM + d[None, None, :]

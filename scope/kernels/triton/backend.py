@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 
 from scope.kernels import reference
-from scope.kernels.triton.attention import attend, attend_and_evict, evict
+from scope.kernels.triton.attention import attend, attend_and_evict, evict, look
 from scope.kernels.triton.choice import bring, choose
 from scope.kernels.triton.column_sums import column_sums as column_sums_of_many_rows
 
-__all__ = ["attend", "attend_and_evict", "bring", "choose", "column_sums", "evict"]
+__all__ = ["attend", "attend_and_evict", "bring", "choose", "column_sums", "evict", "look"]
 
 # The kernel gives a block of rows to one program, so the few of an observation window would leave a
 # GPU idle; a matrix product shares out their many columns.

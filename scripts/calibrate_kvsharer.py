@@ -1,0 +1,161 @@
+"""Finds layers of a model that can do with another's keys and values, for `--share_layers`.
+
+    python -m scripts.calibrate_kvsharer --model_path scope/recall/model \\
+        --data_file prompts.jsonl --num_layers 1
+
+KVSharer, arXiv 2410.18517, section 3. Keys and values of every layer are averaged over the texts;
+of all pairs i < j the most unlike come first, by Euclidean distance, the mean of keys' and values'.
+Layer j attends to layer i's from then on if the last hidden states stay like those of the whole
+model: their cosine, averaged over tokens and texts, must be above T. A layer that lends its slots
+keeps them, so there are no chains. Take other prompts than those that a method is measured on.
+
+The last line is what `--share_layers` takes, the lines before it go to stderr.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+from transformers import PreTrainedModel
+
+from scope import Compression, SlotCache, patch
+from scope.budgets.whole import Whole
+from scope.errors import ScopeError
+from scope.generation.session import Session
+from scope.harness.models import load_model, load_tokenizer
+from scope.harness.rows import read_rows
+from scope.methods.prompt import Prompt
+from scope.methods.sharing import Sharing
+
+
+def mean_states(model: PreTrainedModel, texts: Sequence[Sequence[int]]) -> Tensor:
+    """``[N, 2, H, L, D]`` keys and values of every layer, mean over texts of one length."""
+    sums = []
+
+    class Observed(Whole):
+        """Keeps everything, and looks at it."""
+
+        observes = True
+
+        def observe(self, prompt: Prompt) -> Tensor:
+            return torch.stack([prompt.keys, prompt.values]).float()
+
+        def share_out(self, seen: Tensor, length: int) -> NDArray:
+            sums.append(seen)
+            return np.full(len(seen), length)
+
+    with patch(model):
+        for text in texts:
+            Session(model, Compression("SnapKV", budget=Observed), [text], 1).prefill()
+    return torch.stack(sums).mean(dim=0)
+
+
+def unlike_first(states: Tensor) -> list[tuple[int, int]]:
+    """All pairs ``(i, j)`` of layers, i < j, the most unlike first."""
+    pairs = list(combinations(range(len(states)), 2))
+    apart = {(i, j): float((states[i] - states[j]).flatten(1).norm(dim=1).mean()) for i, j in pairs}
+    return sorted(pairs, key=lambda pair: -apart[pair])
+
+
+@torch.inference_mode()
+def last_hidden(
+    model: PreTrainedModel, texts: Sequence[Sequence[int]], shared: Mapping[int, int]
+) -> Tensor:
+    """``[texts * L, hidden]`` of the last layer, where these layers attend to others' states."""
+    compression = Compression(share_layers=told(shared))
+    found = []
+    with patch(model):
+        for text in texts:
+            tokens = torch.tensor([text], device=model.device)
+            cache = SlotCache(model.config, compression, 1)
+            output = model(input_ids=tokens, past_key_values=cache, output_hidden_states=True)
+            found.append(output.hidden_states[-1][0].float())
+    return torch.cat(found)
+
+
+def search(
+    model: PreTrainedModel,
+    texts: Sequence[Sequence[int]],
+    num_layers: int,
+    least_similarity: float = 0.5,
+) -> Iterator[tuple[dict[int, int], float]]:
+    """The layers that share so far, one more each time, and how like the whole model it is.
+
+    Args:
+        model: an unpatched one.
+        texts: token ids, of one length.
+        num_layers: most layers that shall have no slots of their own.
+        least_similarity: T.
+    """
+    original = last_hidden(model, texts, {})
+    shared: dict[int, int] = {}
+    for source, layer in unlike_first(mean_states(model, texts)):
+        if len(shared) == num_layers:
+            return
+        if layer in shared:
+            continue
+        tried = {**shared, layer: source}
+        try:
+            Sharing(told(tried)).owners(model.config.get_text_config())
+        except ScopeError:  # a chain, or layers that see their keys otherwise
+            continue
+        similarity = float(cosine_similarity(last_hidden(model, texts, tried), original).mean())
+        if similarity > least_similarity:
+            shared = tried
+            yield shared, similarity
+
+
+def told(shared: Mapping[int, int]) -> str | None:
+    """As `--share_layers` takes it."""
+    return ",".join(f"{layer}={source}" for layer, source in sorted(shared.items())) or None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.calibrate_kvsharer",
+        description="Find layers of a model that can do with another's keys and values.",
+    )
+    parser.add_argument("--model_path", required=True, help="hub id, local folder or .gguf file")
+    parser.add_argument("--data_file", type=Path, required=True, help="JSON lines with a prompt")
+    parser.add_argument("--num_layers", type=int, required=True, help="most layers without slots")
+    parser.add_argument("--num_prompts", type=int, default=30, help="first prompts that are taken")
+    parser.add_argument("--tokens", type=int, default=64, help="first tokens taken of each prompt")
+    parser.add_argument("--least_similarity", type=float, default=0.5, help="T, a cosine")
+    parser.add_argument("--dtype", default="float32", help="torch dtype of the weights")
+    parser.add_argument("--device", default="cpu", help="torch device")
+    options = parser.parse_args(arguments)
+    try:
+        rows = read_rows(options.data_file)[: options.num_prompts]
+        tokenizer = load_tokenizer(options.model_path)
+        model = load_model(options.model_path, options.dtype, options.device, "sdpa")
+        texts = [tokenizer(row["prompt"])["input_ids"][: options.tokens] for row in rows]
+        texts = [text for text in texts if len(text) == options.tokens]
+        if not texts:
+            raise ScopeError(f"no prompt of {options.data_file} has {options.tokens} tokens")
+        shared: dict[int, int] = {}
+        for shared, similarity in search(
+            model, texts, options.num_layers, options.least_similarity
+        ):
+            print(f"{told(shared)}  cosine {similarity:.4f}", file=sys.stderr)
+        if len(shared) < options.num_layers:
+            raise ScopeError(
+                f"only {len(shared)} layers can share above a cosine of "
+                f"{options.least_similarity}; lower --num_layers or --least_similarity"
+            )
+    except (ScopeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(told(shared))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
