@@ -335,20 +335,21 @@ def _plan(slots: SlotTensors, block_group: int, length: int) -> _Plan:
     H200, for 8 heads per row of dimension 64 or 128 and 1,281 to 8,193 slots.
     """
     batch, heads, _, head_dim = slots.shape
-    stages, programs = _room(slots.keys, block=32)
+    stages, programs = _room(slots, block=32)
     if batch * heads > programs:
-        return _Plan(1, block=64, stages=_room(slots.keys, block=64)[0], warps=2, finishing_warps=2)
+        return _Plan(1, block=64, stages=_room(slots, block=64)[0], warps=2, finishing_warps=2)
     most = min(_MOST_SPLITS, triton.cdiv(length, 32), _HELD_TOGETHER // (block_group * head_dim))
     splits = max(1, min(programs // (batch * heads), most))
     return _Plan(splits, block=32, stages=stages, warps=1, finishing_warps=4)
 
 
-def _room(slots: Tensor, block: int) -> tuple[int, int]:
+def _room(slots: SlotTensors, block: int) -> tuple[int, int]:
     """Stages of such blocks, three if they fit, and how many programs run at the same time."""
-    memory = shared_memory(slots.device)
-    stage = 2 * block * slots.shape[-1] * slots.itemsize
+    device = slots.vacant.device  # keys may be in host memory
+    memory = shared_memory(device)
+    stage = 2 * block * slots.keys.shape[-1] * slots.keys.itemsize
     stages = max(1, min(3, (memory - _OTHER_MEMORY) // stage))
-    return stages, processors(slots.device) * (memory // (stages * stage + _OTHER_MEMORY))
+    return stages, processors(device) * (memory // (stages * stage + _OTHER_MEMORY))
 
 
 @triton.jit
