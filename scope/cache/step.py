@@ -70,7 +70,9 @@ def decode(
         new = NewTokens(queries, keys, new.values)
     layer.clear_state_of_new()
     if layer.working is not None and layer.refreshing:
-        full = layer.working.drift(layer.full, strategy.drifted, new.queries)
+        full = layer.full
+        if strategy.drifts:
+            full = layer.working.drift(full, strategy.drifted, new.queries)
         sight = replace(sight, listed=replace(layer.working.listed, full=full))
     if score is None and not looks:
         output, _ = backend.attend(layer.slots, layer.counts, new, sight)

@@ -9,7 +9,7 @@ from torch import Tensor
 from scope.kernels import Backend
 from scope.kernels.tensors import FREE, Listed, SlotTensors
 
-Drifted = Callable[[Tensor, Tensor], Tensor | None]
+Drifted = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass
@@ -87,8 +87,7 @@ class WorkingSet:
             queries: ``[B, H_q, D]`` of the new tokens, after RoPE.
         """
         query = queries.float().mean(dim=1)
-        do = drifted(query, self.query)
-        full = may if do is None else may * do
+        full = may * drifted(query, self.query)
         self.query.copy_(query.where(full[:, None] != 0, self.query))
         return full
 

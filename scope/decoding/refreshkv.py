@@ -79,10 +79,13 @@ class RefreshKV(Strategy):
     def rank(self, slots: Slots) -> Tensor:
         return _pooled(slots.current)
 
-    def drifted(self, query: Tensor, last: Tensor) -> Tensor | None:
-        if self.threshold is None:
-            return None
-        return functional.cosine_similarity(query, last, dim=-1).clamp(max=1) <= self.threshold
+    @property
+    def drifts(self) -> bool:
+        return self.threshold is not None
+
+    def drifted(self, query: Tensor, last: Tensor) -> Tensor:
+        most = 1.0 if self.threshold is None else self.threshold
+        return functional.cosine_similarity(query, last, dim=-1).clamp(max=1) <= most
 
 
 def _pooled(attention: Tensor) -> Tensor:

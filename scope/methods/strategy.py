@@ -160,17 +160,19 @@ class Strategy(ABC):
         """
         raise NotImplementedError
 
-    def drifted(self, query: Tensor, last: Tensor) -> Tensor | None:
+    @property
+    def drifts(self) -> bool:
+        """Whether `drifted` is asked; otherwise every full step is taken that may be."""
+        return False
+
+    def drifted(self, query: Tensor, last: Tensor) -> Tensor:
         """Which rows of one layer do take a full step that they may take: ``[B]`` bool.
 
         Args:
             query: ``[B, D]`` float32, the new token's, mean over the heads.
             last: the same of the row's last full step in this layer.
-
-        Returns:
-            None for all.
         """
-        return None
+        raise NotImplementedError
 
     def rewrite(self, slots: Slots, leaving: Tensor) -> None:
         """Change what stays, in place, by what leaves after this step; maybe nothing does.
