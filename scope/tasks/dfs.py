@@ -1,92 +1,84 @@
-"""Depth-first search, written down move by move, with questions about its state.
+"""A depth-first walk, of which every step is told, and the model keeps track of where it is.
 
-After TriAttention's state queries (https://arxiv.org/abs/2604.04921), with a graph and wording of
-our own. The graph says who is whose neighbour; who was seen, and where one came from, is said in
-the generation only.
+After TriAttention's state queries (https://arxiv.org/abs/2604.04921), with a form and wording of
+our own. To go back from a place one must look up, in the generation, from where one first came to
+it: a few lines ago, or as many as the walk has taken beyond that place.
 """
 
 import re
 from random import Random
+from typing import ClassVar
 
 from scope.tasks.made import MadeTask, Problem, numbered_lines, plain
 from scope.tasks.task import Exam, Marks
 from scope.tasks.words import draw_names
 
-_QUESTION = re.compile(r"([0-9]{1,6})\. path")
-_MOVES = 4  # between two questions; every fifth line is one
-_EXTRA_EDGES = {"easy": 0.0, "medium": 0.2, "hard": 0.4}  # a node, beside those of a tree
+_QUESTION = re.compile(r"([0-9]{1,6})\. \?: back to \?")
+_MOVE = re.compile(r"(.+): (go|back) to (.+)")
+# How often the walk goes on where it could also go back.
+_DEEPER = {"easy": 0.5, "medium": 0.6, "hard": 0.75}
 
 
 class DepthFirst(MadeTask):
-    """A question is a line that states the path from the start to the current node."""
+    """A question is a step back; it is right if it says whither, in truth or by the model's words.
+
+    After a slip, the places that the model itself says it came from count as well.
+    """
 
     name = "dfs"
     instruction = (
-        "Search the graph below depth-first, and write every move as a numbered line. Each line of "
-        "the graph names a node and its neighbours. At a node, look at its neighbours in the given "
-        "order: one where you have been already is seen; the first other one is new, and you go "
-        "there. Where all are seen, go back to the node from which you first came to this one. "
-        "Write '3. owl: fox seen, bee new, go to bee' or '4. bee: owl seen, back to owl'. Every "
-        "line whose number can be divided by 5 is no move: write the nodes on the way from the "
-        "start to where you are now, as in '5. path: fox owl'. End with the path line after the "
-        "last move, when you are at the start again and all its neighbours are seen. Write nothing "
-        "else."
+        "Someone walks through a maze. Each numbered line below is a step: to a place that is new, "
+        "or back to the place from which the present one was first reached. Write all steps again, "
+        "in their order, with the names of places instead of the question marks: first where the "
+        "walker stands, then where the step leads, as in '3. owl: go to bee' and "
+        "'4. bee: back to owl'. Leave no line out and write nothing else."
     )
-    worked = 2
+    sizes: ClassVar = {30: 100, 60: 200}
+    worked = 4
 
     def draw(self, rng: Random, k: int, level: str) -> Problem:
-        # A search of a connected graph takes each edge of its tree twice.
-        nodes = draw_names(rng, 1 + k * _MOVES // 2, 1)
-        edges = {(rng.randrange(place), place) for place in range(1, len(nodes))}
-        while len(edges) < len(nodes) - 1 + int(_EXTRA_EDGES[level] * len(nodes)):
-            low, high = sorted(rng.sample(range(len(nodes)), 2))
-            edges.add((low, high))
-        graph: dict[str, list[str]] = {node: [] for node in nodes}
-        for low, high in sorted(edges):
-            graph[nodes[low]].append(nodes[high])
-            graph[nodes[high]].append(nodes[low])
-        for neighbours in graph.values():
-            rng.shuffle(neighbours)
-        shown = list(graph)
-        rng.shuffle(shown)
-        text = "\n".join(f"{node}: {', '.join(graph[node])}" for node in shown)
-        written, questions, answers = _search(graph, nodes[0])
-        return Problem(f"{text}\n\nStart: {nodes[0]}", "\n".join(written), questions, answers)
+        start, *unseen = draw_names(rng, k + 1, 1)
+        path, asked, written, questions, answers = [start], [], [], [], []
+        while unseen or len(path) > 1:
+            number, here = len(asked) + 1, path[-1]
+            if unseen and (len(path) == 1 or rng.random() < _DEEPER[level]):
+                path.append(unseen.pop())
+                asked.append(f"{number}. ?: go to {path[-1]}")
+                written.append(f"{number}. {here}: go to {path[-1]}")
+                continue
+            path.pop()
+            asked.append(f"{number}. ?: back to ?")
+            written.append(f"{number}. {here}: back to {path[-1]}")
+            questions.append(asked[-1])
+            answers.append(path[-1])
+        text = f"Start: {start}\n" + "\n".join(asked)
+        return Problem(text, "\n".join(written), questions, answers)
 
     def asks(self, question: str, answer: str) -> bool:
-        return bool(_QUESTION.fullmatch(question)) and answer == plain(answer)
+        return bool(_QUESTION.fullmatch(question)) and answer == plain(answer) != ""
 
     def mark(self, exam: Exam, pred: str) -> Marks:
-        lines = numbered_lines(pred)
-        said = []
-        for question in exam.questions:
-            word, found, nodes = lines.get(int(question.partition(".")[0]), "").partition(":")
-            said.append(plain(nodes) if found and plain(word) == "path" else None)
-        answered = tuple(nodes is not None for nodes in said)
-        correct = tuple(map(str.__eq__, exam.answers, (nodes or "" for nodes in said)))
+        gold = {
+            int(question.partition(".")[0]): answer
+            for question, answer in zip(exam.questions, exam.answers, strict=True)
+        }
+        said = {number: _moved(line) for number, line in numbered_lines(pred).items()}
+        came_from: dict[str, str] = {}
+        marks: dict[int, tuple[bool, bool]] = {}
+        for number in sorted(said.keys() | gold):
+            here, way, there = said.get(number) or ("", "", "")
+            before = said.get(number - 1)
+            follows = before is None or before[2] == here
+            if number in gold:
+                own = came_from.get(here) if follows else None
+                marks[number] = way == "back", way == "back" and there in (gold[number], own)
+            elif way == "go" and follows:
+                came_from.setdefault(there, here)
+        answered, correct = zip(*(marks[number] for number in gold), strict=True)
         return Marks(answered, answered, correct)
 
 
-def _search(graph: dict[str, list[str]], start: str) -> tuple[list[str], list[str], list[str]]:
-    """All lines of the search; the questions in it, and their answers."""
-    path, seen = [start], {start}
-    lines, questions, answers = [], [], []
-    while len(path) > 1 or not seen.issuperset(graph[start]):
-        here = path[-1]
-        looks = []
-        for other in graph[here]:
-            if other not in seen:
-                looks.append(f"{other} new, go to {other}")
-                path.append(other)
-                seen.add(other)
-                break
-            looks.append(f"{other} seen")
-        else:
-            path.pop()
-            looks.append(f"back to {path[-1]}")
-        lines.append(f"{len(lines) + 1}. {here}: {', '.join(looks)}")
-        if (len(lines) + 1) % (_MOVES + 1) == 0:
-            questions.append(f"{len(lines) + 1}. path")
-            answers.append(" ".join(path))
-            lines.append(f"{len(lines) + 1}. path: {' '.join(path)}")
-    return lines, questions, answers
+def _moved(line: str) -> tuple[str, str, str] | None:
+    """Where from, how and whither, in plain words."""
+    found = _MOVE.search(re.sub("[*`_]", "", line).casefold())
+    return found and (plain(found[1]), found[2], plain(found[3]))

@@ -13,7 +13,7 @@ from scope.tasks.made import MadeTask, Problem, named_value, numbered_lines, pla
 from scope.tasks.task import Exam, Marks
 from scope.tasks.words import draw_names
 
-_QUESTION = re.compile(r"([0-9]{1,6})\. (.+) ([+-]) ([0-9]{1,9})")
+_QUESTION = re.compile(r"([0-9]{1,6})\. (.+): \? ([+-]) ([0-9]{1,9}) = \?")
 _ANSWER = re.compile(r".+: -?[0-9]{1,12}")
 
 
@@ -39,8 +39,8 @@ class Ledger(MadeTask):
     name = "ledger"
     instruction = (
         "Keep the books. Every account begins with 0, and each numbered line below adds an amount "
-        "to one account or takes it away. Write one line for each, in their order, with its "
-        "number, the account, its total so far, the amount, and its new total, as in "
+        "to one account or takes it away. Write all lines again, in their order, with the "
+        "account's last total and its new total in place of the question marks, as in "
         "'7. fox: 40 + 5 = 45'. Leave no line out and write nothing else."
     )
     sizes: ClassVar = {30: 180, 60: 360}
@@ -57,7 +57,7 @@ class Ledger(MadeTask):
             before, amount = totals[account], rng.randrange(1, chosen.largest + 1)
             sign = "-" if chosen.spends and amount <= before and rng.random() < 0.5 else "+"
             totals[account] += amount if sign == "+" else -amount
-            questions.append(f"{number}. {account} {sign} {amount}")
+            questions.append(f"{number}. {account}: ? {sign} {amount} = ?")
             answers.append(f"{account}: {totals[account]}")
             written.append(f"{number}. {account}: {before} {sign} {amount} = {totals[account]}")
         return Problem("\n".join(questions), "\n".join(written), questions, answers)

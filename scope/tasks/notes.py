@@ -15,7 +15,7 @@ from scope.tasks.made import MadeTask, Problem, named_value, numbered_lines, pla
 from scope.tasks.task import Exam, Marks
 from scope.tasks.words import draw_names
 
-_QUESTION = re.compile(r"([0-9]{1,6})\. recall (.+)")
+_QUESTION = re.compile(r"([0-9]{1,6})\. (.+) = \?")
 _ANSWER = re.compile(r".+ = [0-9]{1,12}")
 _HUB_SHARE = 0.5
 
@@ -33,7 +33,7 @@ _LEVELS = {"easy": _Level(1, 9, 3), "medium": _Level(2, 9, 3), "hard": _Level(2,
 
 
 class Notes(MadeTask):
-    """A question is a line that recalls; it is right if it says what the model had said.
+    """A question is a line that asks again; it is right if it says what the model had said.
 
     An error in an addition costs nothing: the model's own value is what it must recall. But a value
     that the model has given to two names is none.
@@ -44,9 +44,9 @@ class Notes(MadeTask):
         "Carry out the numbered lines below, one after the other, and write one line for each, "
         "beginning with its number. A line such as '7. fox = last + 5' gives a name the value that "
         "was given most recently plus a number: write the addition, as in '7. fox = 40 + 5 = 45'. "
-        "A line such as '8. recall owl' asks for the value that the name was given: write it, as "
-        "in '8. owl = 33'; this does not change which value was given most recently. Leave no line "
-        "out and write nothing else."
+        "A line such as '8. owl = ?' asks for the value that the name was given before: write it, "
+        "as in '8. owl = 33'; this does not change which value was given most recently. Leave no "
+        "line out and write nothing else."
     )
     sizes: ClassVar = {30: 100, 60: 200}
     worked = 4
@@ -71,7 +71,7 @@ class Notes(MadeTask):
             hubs = names[1 : 1 + chosen.hubs]
             among = hubs if hubs and rng.random() < _HUB_SHARE else names[1 : 1 + place]
             recalled = rng.choice([other for other in among if other in values])
-            asked.append(f"{number}. recall {recalled}")
+            asked.append(f"{number}. {recalled} = ?")
             answers.append(f"{recalled} = {values[recalled]}")
             written.append(f"{number}. {answers[-1]}")
             questions.append(asked[-1])
@@ -92,7 +92,7 @@ class Notes(MadeTask):
         answered, correct = [], []
         for number, name in recalls.items():
             said, own = lines.get(number), given.get(name)
-            there = said is not None and said[0].removeprefix("recall ") == name
+            there = said is not None and said[0] == name
             answered.append(there)
             correct.append(there and said[1] == own and times[own] == 1)
         return Marks(tuple(answered), tuple(answered), tuple(correct))

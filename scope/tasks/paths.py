@@ -1,8 +1,8 @@
 """Path traversal: follow one-way roads to a place, and go back the same way.
 
 After LongProc (https://arxiv.org/abs/2501.05414), with its partial score, the length of the right
-prefix; the way back is our addition. There the prompt does not help: several roads lead into each
-place, and which one was taken is said in the generation only.
+prefix; the way back is our addition, and it alone is marked. There the prompt does not help:
+several roads lead into each place, and which one was taken is said in the generation only.
 """
 
 import re
@@ -12,55 +12,74 @@ from typing import ClassVar
 
 from scope.tasks.made import MadeTask, Problem, marks_of_prefix, numbered_lines, plain
 from scope.tasks.task import Exam, Marks
-from scope.tasks.words import draw_names
+from scope.tasks.words import NOUNS, draw_names
 
-_QUESTION = re.compile(r"[0-9]{1,6}\. (out|back)")
+_QUESTION = re.compile(r"[0-9]{1,6}\. back")
 _ARROW = re.compile(r"-+>|→")
+_BACK = re.compile(r"^[^\w\n]{0,8}Back\b", re.MULTILINE | re.IGNORECASE)
 _FALSE_ROADS = {"easy": 1, "medium": 2, "hard": 3}  # into each place, beside the right one
 
 
 class Paths(MadeTask):
-    """Every step is a question, the ways out and back together; right if all before it are too."""
+    """Every step back is a question: right if all steps back so far undo the model's own way out.
+
+    So a wrong turn on the way out costs nothing but the steps that are missing.
+    """
 
     name = "paths"
     instruction = (
-        "Below are one-way roads between places; at most one road leads out of a place. Follow the "
-        "roads from the start to the goal, and then go back the same way, place by place, against "
-        "the direction of the roads. Write every step as a numbered line, as in "
-        "'3. red fox -> old owl', and go on counting on the way back. Write nothing else."
+        "Below are one-way roads between places; at most one road leads out of a place. Under the "
+        "heading 'Out', follow the roads from the start to the goal, with a numbered line for "
+        "every step, as in '3. fox -> owl'. Then, under the heading 'Back', go back the same way, "
+        "place by place, against the direction of the roads, and go on counting, as in "
+        "'8. owl -> fox', until you are at the start again. Write nothing else."
     )
-    sizes: ClassVar = {30: 200, 60: 400}
-    worked = 6
+    sizes: ClassVar = {30: 100, 60: 200}
+    worked = 4
 
     def draw(self, rng: Random, k: int, level: str) -> Problem:
-        back = k // 2
-        out = k - back
         false = _FALSE_ROADS[level]
-        places = draw_names(rng, 1 + out * (1 + false), 2)
-        way, others = places[: out + 1], iter(places[out + 1 :])
-        roads = [(here, there) for here, there in pairwise(way)]
-        steps = [*roads, *((there, here) for here, there in roads[::-1][:back])]
-        roads += [(next(others), place) for place in way[1:] for _ in range(false)]
+        count = 1 + k * (1 + false)
+        places = draw_names(rng, count, 1 if level == "easy" and count <= len(NOUNS) else 2)
+        way, others = places[: k + 1], iter(places[k + 1 :])
+        out = [f"{here} -> {there}" for here, there in pairwise(way)]
+        back = [f"{here} -> {there}" for here, there in pairwise(way[::-1])]
+        roads = [*out, *(f"{next(others)} -> {place}" for place in way[1:] for _ in range(false))]
         rng.shuffle(roads)
-        text = "\n".join(f"{here} -> {there}" for here, there in roads)
-        answers = [f"{here} -> {there}" for here, there in steps]
+        lines = [f"{number}. {step}" for number, step in enumerate([*out, *back], start=1)]
         return Problem(
-            f"{text}\n\nStart: {way[0]}\nGoal: {way[-1]}",
-            "\n".join(f"{number}. {step}" for number, step in enumerate(answers, start=1)),
-            [f"{n}. {'out' if n <= out else 'back'}" for n in range(1, k + 1)],
-            answers,
+            "\n".join(roads) + f"\n\nStart: {way[0]}\nGoal: {way[-1]}",
+            "\n".join(["Out", *lines[:k], "Back", *lines[k:]]),
+            [f"{number}. back" for number in range(k + 1, 2 * k + 1)],
+            back,
         )
 
     def asks(self, question: str, answer: str) -> bool:
         return bool(_QUESTION.fullmatch(question)) and len(_ARROW.split(answer)) == 2
 
     def mark(self, exam: Exam, pred: str) -> Marks:
-        lines = numbered_lines(pred)
-        found = [_step(lines.get(number, "")) for number in range(1, len(exam.answers) + 1)]
-        return marks_of_prefix([found], [[_step(answer) for answer in exam.answers]])
+        heading = _BACK.search(pred)
+        turn = heading.start() if heading else len(pred)
+        out, back = _steps(pred[:turn]), _steps(pred[turn:])
+        undone = [f"{there} -> {here}" for here, there in out[::-1]]
+        said = [f"{here} -> {there}" for here, there in back]
+        missing = ["?"] * (len(exam.answers) - len(undone))
+        return marks_of_prefix([said], [(undone + missing)[: len(exam.answers)]])
 
 
-def _step(line: str) -> str:
-    """Its two places, in plain words; empty where there are not two."""
-    places = [plain(place) for place in _ARROW.split(line)]
-    return " -> ".join(places) if len(places) == 2 and all(places) else ""
+def _steps(text: str) -> list[tuple[str, str]]:
+    """From where to where each numbered line goes, in plain words; lines that do not are left out.
+
+    A way that is broken, or that comes to a place twice, ends there.
+    """
+    steps: list[tuple[str, str]] = []
+    been: set[str] = set()
+    for _, line in sorted(numbered_lines(text).items()):
+        here, *there = (plain(place) for place in _ARROW.split(line))
+        if len(there) != 1 or not here or not there[0]:
+            continue
+        if there[0] in been or (steps and steps[-1][1] != here):
+            break
+        been |= {here, there[0]}
+        steps.append((here, there[0]))
+    return steps
