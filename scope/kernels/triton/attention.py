@@ -195,6 +195,7 @@ def _attend_splits(
         HEAD_DIM=head_dim,
         BLOCK_GROUP=max(16, block_group),
         BLOCK=plan.block,
+        IN_SLOTS=_TRITON_DTYPE[_multiplied_in(slots, new)],
         JOINS=joins,
         SCORED=scored,
         LISTED=listed is not None,
@@ -215,6 +216,12 @@ def _attend_splits(
         num_stages=plan.stages,
     )
     return _Splits(logits, weighted, maxima, totals, plan)
+
+
+def _multiplied_in(slots: SlotTensors, new: NewTokens) -> torch.dtype:
+    """What keys and values in slots become: e4m3 is float16 in one instruction for two."""
+    eight = slots.keys.itemsize == 1 and new.queries.itemsize == 2
+    return torch.float16 if eight else new.queries.dtype
 
 
 def _pointers(compact: CompactTensors | None) -> tuple[Tensor | None, ...]:
@@ -414,6 +421,7 @@ def _attend(
     HEAD_DIM: tl.constexpr,
     BLOCK_GROUP: tl.constexpr,
     BLOCK: tl.constexpr,
+    IN_SLOTS: tl.constexpr,
     JOINS: tl.constexpr,
     SCORED: tl.constexpr,
     LISTED: tl.constexpr,
@@ -459,13 +467,15 @@ def _attend(
 
     group_ptr = queries_ptr + row * queries_stride + (head * GROUP + g[:, None]) * HEAD_DIM
     query = _rotated(group_ptr, cos_ptr, sin_ptr, d[None, :], grouped, ROTATE, HEAD_DIM)
-    # What meets the keys in slots, and its product with what these leave out.
-    slot_query, base = query, tl.zeros((BLOCK_GROUP,), tl.float32)
+    # What meets the keys in slots, its product with what these leave out, and what is still to be
+    # multiplied with: where queries are scaled anyway, nothing is, so that none is too large.
+    slot_query, base, factor = query, tl.zeros((BLOCK_GROUP,), tl.float32), scaling * _LOG2_E
     if scale_ptr is not None:
         scale = tl.load(scale_ptr + pair * HEAD_DIM + d)
         shift = tl.load(shift_ptr + pair * HEAD_DIM + d)
-        base = tl.sum(query.to(tl.float32) * shift[None, :], axis=1)
-        slot_query = (query.to(tl.float32) * scale[None, :]).to(query.dtype)
+        scaled = query.to(tl.float32) * factor
+        base = tl.sum(scaled * shift[None, :], axis=1)
+        slot_query, factor = (scaled * scale[None, :]).to(IN_SLOTS), 1.0
 
     is_first = split == 0
     maximum = tl.full((BLOCK_GROUP,), float("-inf"), tl.float32)
@@ -482,7 +492,7 @@ def _attend(
         # The first split begins with the new token, the others with nothing. Until the second
         # kernel gives the token's slot a position, all splits skip that slot.
         products = slot_query.to(tl.float32) * new_key.to(tl.float32)[None, :]
-        new_logits = (tl.sum(products, axis=1) + base) * (scaling * _LOG2_E)
+        new_logits = (tl.sum(products, axis=1) + base) * factor
         maximum = tl.where(is_first, new_logits, maximum)
         total = tl.where(is_first & (g < GROUP), 1.0, total)
         weighted = tl.where(is_first & grouped, new_value.to(tl.float32)[None, :], weighted)
@@ -571,15 +581,15 @@ def _attend(
         if WINDOW:
             visible &= held > position - WINDOW
         key = tl.load(held_keys_ptr + places[None, :] + d[:, None], mask=inside[None, :], other=0.0)
-        logits = tl.dot(slot_query, key.to(query.dtype), input_precision="ieee") + base[:, None]
-        logits = tl.where(visible[None, :], logits * (scaling * _LOG2_E), float("-inf"))
+        logits = tl.dot(slot_query, key.to(IN_SLOTS), input_precision="ieee") + base[:, None]
+        logits = tl.where(visible[None, :], logits * factor, float("-inf"))
         if SCORED:
             scored = grouped & (inside & (slot >= first_scored) & (slot != new_slot))[None, :]
             tl.store(logits_ptr + g[:, None] * slots + slot[None, :], logits, mask=scored)
         value = tl.load(
             held_values_ptr + places[:, None] + d[None, :], mask=inside[:, None], other=0.0
         )
-        maximum, total, weighted = _joined(logits, value.to(query.dtype), maximum, total, weighted)
+        maximum, total, weighted = _joined(logits, value.to(IN_SLOTS), maximum, total, weighted)
     part = (pair * splits + split) * GROUP + g
     tl.store(maxima_ptr + part, maximum, mask=g < GROUP)
     tl.store(totals_ptr + part, total, mask=g < GROUP)
