@@ -94,7 +94,7 @@ class ScoreReference(SlowReference):
     def _value_range(
         self, layer_idx: int, head: int, held: dict[int, dict[str, float]]
     ) -> dict[int, float]:
-        frozen = 0 if self.unified else min(self._capacity(layer_idx), self.length)
+        frozen = 0 if self.unified else min(self._capacity(layer_idx, head), self.length)
         candidates = list(held)[frozen : -self.settings.decoding_recent_size]
         ranges = sorted((held[p]["range"] for p in candidates), reverse=True)
         wanted = int(self.settings.large * len(candidates))
