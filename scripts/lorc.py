@@ -125,6 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.out.mkdir(parents=True, exist_ok=True)
         save_file(found, options.out / FILE)
         check(model, options.out / FILE)
+        model.hf_quantizer = None  # what a .gguf file holds in few bits has been restored
         model.save_pretrained(options.out)
         load_tokenizer(options.model_path).save_pretrained(options.out)
     except (ScopeError, OSError) as error:

@@ -137,7 +137,7 @@ class Storage:
             raise ScopeError(
                 f"{self._stored_as[0]} needs a prompt pool that never changes and is read whole, "
                 f"which {strategy.name if moves else 'frozen_prefix capacity'} does not leave; "
-                "take slide, adaptive, discontinuous or None, and fidelity paper"
+                "take slide, adaptive, discontinuous, periodic, rpc or None, and fidelity paper"
             )
         if self.low_rank is not None and type(compressor).compress is not Compressor.compress:
             raise ScopeError(
