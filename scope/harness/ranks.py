@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from scope.errors import ScopeError
 from scope.harness.jobs import Job
+from scope.methods.options import options_of
 
 
 @contextmanager
@@ -64,15 +65,22 @@ def check_splittable(job: Job) -> None:
         ScopeError: naming it.
     """
     recipe = job.compression.recipe(job.max_new_tokens)
-    if recipe.budget.observes:
-        raise ScopeError(
-            f"--tensor_parallel: the budget {recipe.budget.name} compares all heads of a layer, "
-            "which are in several processes; choose another budget"
-        )
-    if recipe.score is not None and recipe.score.name == "random":
-        raise ScopeError(
-            "--tensor_parallel: the control random draws by the number of a head in its layer; "
-            "choose another --decoding_score"
-        )
+    score = recipe.score
+    whole = {
+        f"the budget {recipe.budget.name}": recipe.budget.observes,
+        "share_heads": recipe.heads.share_heads,
+        "low_rank": recipe.storage.low_rank is not None,
+        f"{recipe.strategy.name} with a threshold": getattr(recipe.strategy, "threshold", None)
+        is not None,
+        f"the score {score.name if score else None}": score is not None
+        # It has one set for all heads, or draws by the number of a head in its layer.
+        and (score.name == "rpc" or "seed" in options_of(type(score))),
+    }
+    for what, is_so in whole.items():
+        if is_so:
+            raise ScopeError(
+                f"--tensor_parallel: {what} looks at all heads of a layer, which are in several "
+                "processes; leave --tensor_parallel out, or choose another method"
+            )
     if job.batch_size == "auto":
         raise ScopeError("--tensor_parallel: give --batch_size a number, equal in all processes")

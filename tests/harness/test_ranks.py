@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from scope import ScopeError
 from scope.harness.cli import main
+from scope.harness.command_line import parse_command
+from scope.harness.jobs import jobs_of
+from scope.harness.ranks import check_splittable
 from tests.harness.running import arguments_of, one_error, result_files
 
 ROOT = Path(__file__).parents[2]
@@ -37,3 +41,34 @@ def test_outside_torchrun(
 ) -> None:
     code = main([*arguments_of(model_folder, data_file, tmp_path), "--tensor_parallel"])
     assert "torchrun --nproc_per_node N" in one_error(code, capsys.readouterr().err)
+
+
+SLIDE = (
+    "--decoding_metric",
+    "slide",
+    "--decoding_window_size",
+    "64",
+    "--decoding_recent_size",
+    "8",
+)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--method", "ZigZagKV"), "the budget zigzag looks at all heads"),
+        ((*SLIDE, "--share_heads", "true"), "share_heads looks at all heads"),
+        ((*SLIDE, "--decoding_score", "fresh_random"), "the score fresh_random looks at all heads"),
+        (("--decoding_metric", "refreshkv", "--threshold", "0.9"), "refreshkv with a threshold"),
+        (("--decoding_metric", "refreshkv"), None),
+        ((*SLIDE, "--decoding_score", "cumulative"), None),
+    ],
+)
+def test_what_looks_at_all_heads_is_refused(options: tuple[str, ...], told: str | None) -> None:
+    command = parse_command(["--model_path", "a", "--dataset", "gsm8k", *options])
+    [job] = [job for run in command.runs for job in jobs_of(run)]
+    if told is None:
+        check_splittable(job)
+    else:
+        with pytest.raises(ScopeError, match=told):
+            check_splittable(job)
