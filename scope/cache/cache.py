@@ -11,6 +11,7 @@ from transformers.cache_utils import Cache
 from scope.cache.arena import Arena
 from scope.cache.compact import write_compact
 from scope.cache.layer import SlotLayer
+from scope.cache.merged import Merged, write_merged
 from scope.cache.plan import CachePlan, arena_needed, most_compact, slots_needed
 from scope.cache.schedule import Schedule
 from scope.cache.step import decode, look
@@ -87,6 +88,8 @@ class SlotCache(Cache):
         self._waiting: dict[int, list[Prompt]] = {}
         # Keys and values of a prompt that later layers attend to as well, by layer.
         self._lent: dict[int, tuple[Tensor, Tensor]] = {}
+        # What a layer holds of a prompt until it is merged with the next one's, by row.
+        self._lower: dict[int, Entries] = {}
         self._admitted: list[int] = []
         self._padded_length = 0
         self._counts: Tensor | None = None
@@ -143,6 +146,7 @@ class SlotCache(Cache):
         rows = self._admitted
         self._waiting.clear()  # a prefill that failed may have left some
         self._lent.clear()
+        self._lower.clear()
         if len(rows) != batch_size:
             raise ScopeError(f"{len(rows)} rows were admitted, but {batch_size} prompts came")
         if attention_mask is None:  # what there is to know, nobody has to wait for
@@ -328,7 +332,10 @@ class SlotCache(Cache):
         if not layer.is_initialized:
             rows = self.schedule.now.step.size
             heads, query_heads = keys.shape[1], queries.shape[1]
-            self.arena = self.plan.allocate(layer, keys, rows, heads, query_heads, self.arena)
+            before = self.layers[layer.index - 1] if layer.index else None
+            self.arena = self.plan.allocate(
+                layer, keys, rows, heads, query_heads, self.arena, before
+            )
             self.backend = backend_for(keys)
             if layer.offloaded and keys.is_cuda and not self.fused:
                 raise ScopeError(
@@ -413,11 +420,26 @@ class SlotCache(Cache):
             )
         if layer.latent is not None:
             entries = layer.latent.write(storage, row, entries, prompt.hidden)
-        layer.write_prompt(row, entries, draw.to(layer.draw.device), remembered)
+        whole = [(layer, entries)]
+        if layer.merged is not None:
+            whole = self._merge(row, layer, layer.merged, entries)
+        for one, rest in whole:
+            one.write_prompt(row, rest, draw.to(one.draw.device), remembered)
         if layer.working is not None:
             worth = self.recipe.strategy.rank_prompt(prompt)
             held, query = layer.slots.first(count), prompt.queries[:, -1]
             layer.working.begin(self.backend, row, held, worth, query)
+
+    def _merge(
+        self, row: int, layer: SlotLayer, merged: Merged, entries: Entries
+    ) -> list[tuple[SlotLayer, Entries]]:
+        """What stays whole of a row's prompt, once both layers have it."""
+        if merged.below is None:
+            self._lower[row] = entries
+            return []
+        both, parts = (self._lower.pop(row), entries), (merged.below, merged)
+        rest = write_merged(parts, self.recipe.storage, row, both)
+        return list(zip((self.layers[layer.index - 1], layer), rest, strict=True))
 
     def _entries(self, prompt: Prompt, share: Share) -> Entries:
         length = prompt.length
@@ -459,13 +481,14 @@ class SlotCache(Cache):
         sight = Sight(scaling, sliding_window)
         with torch.cuda.device_of(keys):  # where Triton launches, whatever the tensors' device
             layer = self.layers[self._places[layer_idx]]
-            if layer.latent is not None:
-                layer.compact = layer.latent.restored()
+            beside = layer.latent or layer.merged
+            if beside is not None:
+                layer.compact = beside.restored()
             if self.borrows(layer_idx):
                 output = look(layer, self.backend, new, sight)
             else:
                 output = decode(layer, self.backend, self.recipe, new, sight, self.asks)
-            if layer.latent is not None:
+            if beside is not None:
                 layer.compact = None  # one layer's at a time
         return output[:, :, None]
 
@@ -530,7 +553,7 @@ class SlotCache(Cache):
         if self.arena is not None:
             held = np.maximum(held - self.arena.missing, 0)  # idle rows hold nothing
         of_one = [2 * layer.keys.shape[-1] * layer.keys.itemsize for layer in self.layers]
-        beside = [one.latent or one.compact for one in self.layers]
+        beside = [one.latent or one.merged or one.compact for one in self.layers]
         of_compact = [0 if one is None else one.token_bytes for one in beside]
         readers = np.array([self.recipe.sharing.readers(owner) for owner in self.plan.owners])
         return readers * np.array(of_one) @ held + readers * np.array(of_compact) @ compact

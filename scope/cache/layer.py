@@ -7,6 +7,7 @@ from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
 from scope.cache.latent import Latents
+from scope.cache.merged import Merged
 from scope.cache.working import WorkingSet
 from scope.errors import ScopeError
 from scope.kernels.rounding import stored_as
@@ -30,6 +31,7 @@ class SlotLayer(CacheLayerMixin):
         working: what steps attend to that are not full; None where all are.
         compact: what is held of prompts in less room, beside the slots; None if nothing is.
         latent: the same as low-rank latents; None if nothing is.
+        merged: the same together with a neighbouring layer; None if nothing is.
         spans: where each head's slots are, if not all have as many one after the other.
         draw: ``[B]`` int64, a 32-bit number that chance makes of each row's prompt.
         counts: of this step.
@@ -52,6 +54,7 @@ class SlotLayer(CacheLayerMixin):
         self.key_scale: KeyScale | None = None
         self.compact: CompactTensors | None = None
         self.latent: Latents | None = None
+        self.merged: Merged | None = None
         self.spans: Spans | None = None
         self.initial: Mapping[str, Tensor] = {}
         self.used = 0
@@ -117,8 +120,15 @@ class SlotLayer(CacheLayerMixin):
     def beside_bytes(self) -> int:
         """Bytes beside the slots: scales, compact tokens, and lists of what is to be read."""
         lists = None if self.working is None else self.working.listed.slots
-        parts = self.key_scale, self.compact, self.latent, lists
+        parts = self.key_scale, self.compact, self.latent, self.merged, lists
         return sum(part.nbytes for part in parts if part is not None)
+
+    @property
+    def lent_bytes(self) -> int:
+        """Bytes beside another layer's slots that steps of this one read."""
+        if self.merged is None or self.merged.below is None:
+            return 0
+        return self.merged.directions.nbytes
 
     @property
     def kv_bytes(self) -> int:
@@ -130,7 +140,7 @@ class SlotLayer(CacheLayerMixin):
         """Give the memory back."""
         self.is_initialized = False
         self.keys = self.values = None  # type: ignore[assignment]
-        self.key_scale = self.compact = self.latent = None
+        self.key_scale = self.compact = self.latent = self.merged = None
         self.used = 0
 
     def opened(self, rows: slice = slice(None), width: int | None = None) -> "SlotLayer":

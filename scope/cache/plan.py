@@ -12,11 +12,13 @@ from scope.cache.arena import Arena, SpannedLayer
 from scope.cache.compact import empty_compact
 from scope.cache.latent import Latents
 from scope.cache.layer import SlotLayer, in_numbers, per_slot, sizes_of
+from scope.cache.merged import Merged
 from scope.cache.schedule import Schedule, base_of
 from scope.cache.working import WorkingSet
 from scope.errors import ScopeError
 from scope.kernels.tensors import CompactTensors, KeyScale
 from scope.methods.lorc import Factors
+from scope.methods.minicache import is_merged
 from scope.methods.recipe import Recipe
 from scope.methods.strategy import Counts
 
@@ -122,7 +124,10 @@ class CachePlan:
         parts = self.recipe.strategy.read(slots, full_share) / slots
         layers = zip(readers, parts, self._of_one_row(dtype), strict=True)
         return round(
-            sum(times * (part * one.slot_bytes + one.beside_bytes) for times, part, one in layers)
+            sum(
+                times * (part * one.slot_bytes + one.beside_bytes + one.lent_bytes)
+                for times, part, one in layers
+            )
         )
 
     def row_bytes(self, dtype: torch.dtype) -> int:
@@ -133,13 +138,13 @@ class CachePlan:
             id(part): part
             for layer in layers
             for part in (*vars(layer).values(), *layer.state.values())
-            if isinstance(part, Tensor | KeyScale | CompactTensors | Latents | WorkingSet)
+            if isinstance(part, Tensor | KeyScale | CompactTensors | Latents | Merged | WorkingSet)
         }
         held = sum(part.nbytes for part in parts.values()) - self.host_bytes(dtype)
         if self.arena:
             # Without a kernel, each layer in turn is copied out of it.
             held += 2 * self.heads * max(self.slots) * self.head_dim * dtype.itemsize
-        if self.factors:  # of which one layer in turn makes keys and values
+        if self.factors or self.recipe.storage.merged_layers:  # one layer in turn makes them whole
             held += 2 * self.heads * max(self.compact) * self.head_dim * dtype.itemsize
         # One layer after the other, a step keeps the attention logits of every slot in float32;
         # then come the logits of the vocabulary, as the model gives them and in float32.
@@ -166,9 +171,10 @@ class CachePlan:
         """Every layer's slots for one row, without memory."""
         like = torch.empty(self.head_dim, dtype=dtype, device="meta")
         layers = self.layers()
-        arena = None
+        arena = before = None
         for layer in layers:
-            arena = self.allocate(layer, like, 1, self.heads, self.query_heads, arena)
+            arena = self.allocate(layer, like, 1, self.heads, self.query_heads, arena, before)
+            before = layer
         return layers
 
     def layers(self) -> list[SlotLayer]:
@@ -184,8 +190,11 @@ class CachePlan:
         heads: int,
         query_heads: int,
         arena: Arena | None = None,
+        before: SlotLayer | None = None,
     ) -> Arena | None:
         """Allocate one layer's slots, and what holds compact tokens beside them.
+
+        Layers are allocated in order, ``before`` being the one before.
 
         Returns:
             The arena that all layers share, made with the first of them; None if there is none.
@@ -215,6 +224,11 @@ class CachePlan:
         if self.factors:
             factors = self.factors[layer.index]
             layer.latent = Latents.empty(like, batch_size, heads, tokens, factors)
+        elif storage.merged_layers is not None:
+            if is_merged(storage.merged_layers, len(self.slots))[layer.index]:
+                below = before.merged if before else None
+                below = None if below is None or below.below else below
+                layer.merged = Merged.empty(like, batch_size, heads, tokens, below)
         elif storage.compacts:
             layer.compact = empty_compact(like, batch_size, heads, tokens, storage)
         return None

@@ -61,6 +61,9 @@ class Recipe:
                 "share_layers out"
             )
 
+        if self.sharing.sources and self.storage.merged_layers is not None:
+            raise ScopeError("share_layers and merged_layers do not go together; give one")
+
     @property
     def follows_shares(self) -> bool:
         """Whether every generated token is on top of what a layer keeps of the prompt."""

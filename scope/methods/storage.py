@@ -11,6 +11,7 @@ import torch
 from scope.errors import ScopeError
 from scope.methods.compressor import Compressor
 from scope.methods.lorc import SCRIPT
+from scope.methods.minicache import is_merged
 from scope.methods.options import option
 from scope.methods.score import Score
 from scope.methods.strategy import Counts, Strategy
@@ -26,6 +27,9 @@ class Storage:
 
     With few channels of each key (ThinK): a head's own, the same for all of its tokens; values have
     all. Both go together, and then as many channels are stored as fill whole bytes.
+
+    As one direction for two neighbouring layers, and a length for each (MiniCache): tokens that
+    both hold, but for those in which they are most unlike.
 
     As latents (LoRC): a token once for all heads of a layer, which must hold the same ones, and of
     which keys and values are made at every step.
@@ -52,6 +56,14 @@ class Storage:
         "prompt pool holds latents (LoRC)",
         file=Path,
     )
+    merged_layers: float | None = option(
+        None,
+        "share of the layers, the deepest, of which each two hold one direction of a token's key "
+        "and value in the prompt pool (MiniCache; the paper's is 0.5)",
+    )
+    unmerged_share: float = option(
+        0.05, "share of those tokens, the most unlike in the two, that are stored as they are"
+    )
     whole_sinks: int = option(4, "first tokens of the prompt pool that are stored as they are")
     whole_recent: int = option(32, "last tokens of the prompt pool that are stored as they are")
     decode_bits: Literal[8] | None = option(
@@ -70,7 +82,11 @@ class Storage:
             raise ScopeError(
                 f"pruned_channels is {self.pruned_channels}; it must be at least 0 and below 1"
             )
-        if self.low_rank is not None and self._stored_as != ["low_rank"]:
+        for name in ("merged_layers", "unmerged_share"):
+            if not 0 <= (getattr(self, name) or 0) <= 1:
+                raise ScopeError(f"{name} is {getattr(self, name)}; it must be from 0 to 1")
+        alone = {"low_rank", "merged_layers"} & set(self._stored_as)
+        if alone and len(self._stored_as) > 1:
             raise ScopeError(f"{' and '.join(self._stored_as)} do not go together; give one")
 
     def _says(self, name: str) -> bool:
@@ -146,26 +162,38 @@ class Storage:
             )
 
     def compact(self, kept: Counts) -> Counts:
-        """How many of so many tokens kept of a prompt are held there, elementwise: whole groups."""
+        """How many of so many tokens kept of a prompt are held there, elementwise: whole groups.
+
+        The first axis is the layers', if some of them are merged.
+        """
         if not self.compacts:
             return np.zeros_like(kept)
+        if self.merged_layers is not None:
+            has_partner = is_merged(self.merged_layers, len(kept))
+            return (self.merged(kept).T * has_partner).T
         middle = kept - self.whole_sinks - self.whole_recent
         return np.maximum(middle, 0) // self.group * self.group
 
+    def merged(self, kept: Counts) -> Counts:
+        """How many of so many tokens kept of a prompt two layers hold together, elementwise."""
+        middle = np.maximum(kept - self.whole_sinks - self.whole_recent, 0)
+        return middle - np.ceil(self.unmerged_share * middle).astype(np.int64)
+
     def most_whole(self, kept: Counts) -> Counts:
         """Most tokens that stay whole, elementwise, of up to so many that are kept."""
-        if not self.compacts:
+        if not self.compacts or self.merged_layers is not None:
             return kept
         return np.minimum(kept, self.whole_sinks + self.whole_recent + self.group - 1)
 
 
-_SMALLER = ("prompt_bits", "pruned_channels", "low_rank")
+_SMALLER = ("prompt_bits", "pruned_channels", "low_rank", "merged_layers")
 
 # What says nothing unless one of these is given.
 _SAYS_WITH = {
     "prompt_value_bits": ("prompt_bits",),
     "rounding_group": ("prompt_bits",),
     "pruning_queries": ("pruned_channels",),
+    "unmerged_share": ("merged_layers",),
     "whole_sinks": _SMALLER,
     "whole_recent": _SMALLER,
 }
