@@ -37,7 +37,7 @@ def test_of_every_architecture(model_name: str, pairs: str) -> None:
 @pytest.mark.parametrize("budget", [None, "zigzag"])
 def test_memory_and_reading_are_counted(budget: str | None) -> None:
     """Two thirds of the slots, all of the reading."""
-    held, planned, read = {}, {}, {}
+    held, planned, read, tokens = {}, {}, {}, {}
     for pairs in (None, "2=0"):
         choices = {} if budget is None else {"budget": budget}
         compression = compression_of("SnapKV", "slide", share_layers=pairs, **choices)
@@ -49,9 +49,11 @@ def test_memory_and_reading_are_counted(budget: str | None) -> None:
         stored = {part.data_ptr(): part for one in cache.layers for part in (one.keys, one.values)}
         assert cache.kv_bytes == sum(part.nbytes for part in stored.values())
         held[pairs], planned[pairs] = cache.kv_bytes, cache.plan.kv_bytes(torch.float32)
+        tokens[pairs] = cache.plan.kv_tokens
         read[pairs] = cache.plan.read_bytes(torch.float32), cache.held_bytes().tolist()
     assert held == planned
     assert 3 * held["2=0"] == 2 * held[None]
+    assert 3 * tokens["2=0"] == pytest.approx(2 * tokens[None])
     assert read["2=0"][0] == read[None][0]
     if budget is None:
         assert read["2=0"] == read[None]

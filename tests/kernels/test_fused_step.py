@@ -83,6 +83,9 @@ def test_logits(name: str, shared: str | None, monkeypatch: pytest.MonkeyPatch) 
         *(Compression.from_shared(*pair, **SIZES, heads=tiny_heads()) for pair in PAIRS),
         Compression("H2O", "adaptive", **SIZES, decoding_score="random"),
         Compression("ALLKV", "refreshkv", working_set=20, stride=5),
+        Compression("KVCompress", "slide", **SIZES, protected_window=10, block_size=4),
+        Compression("H2O", "h2o", **SIZES, share_layers="2=0"),
+        Compression("ALLKV", merged_layers=1.0, whole_recent=4),
         Compression(
             "H2O", "discontinuous", **SIZES, decoding_score="cumulative", group_reduction="max"
         ),
