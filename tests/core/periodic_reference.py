@@ -14,7 +14,7 @@ class PeriodicReference(SlowReference):
     """Asks where the strategy cuts, and nowhere else."""
 
     def _worth(self, layer_idx: int, head: int, current: dict[int, float]) -> dict[int, float]:
-        if self._limit(layer_idx, len(current)) is None:
+        if self._limit(layer_idx, head, len(current)) is None:
             return {}
         entries = self.cache[layer_idx][head]
         scores = getattr(self, f"_{self.score}")(layer_idx, head, entries)
