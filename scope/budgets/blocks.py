@@ -81,8 +81,8 @@ class Blocks(SquaredAttention, Capacity):
         if least > self.max_capacity_prompt:
             raise ScopeError(
                 f"protected_window {self.protected_window} takes {least} slots in blocks of "
-                f"{self.block_size}, and max_capacity_prompt is {self.max_capacity_prompt}; it "
-                "must be at least that"
+                f"{self.block_size}, and max_capacity_prompt is {self.max_capacity_prompt}; raise "
+                "it to that, or lower protected_window"
             )
 
     def ceiling(self, length: int, num_layers: int) -> Sequence[int]:

@@ -24,12 +24,10 @@ def empty_compact(
 
     def codes(bits: int | None, width: int, groups: tuple[int, int]) -> Codes:
         if bits is None:
-            packed = like.new_zeros(*rows, tokens, width)
-            scale = like.new_zeros(*rows, 0, 0, dtype=torch.float16)
-        else:
-            width = sum(width * part // 8 for part in PARTS[bits])
-            packed = like.new_zeros(*rows, tokens, width, dtype=torch.uint8)
-            scale = like.new_zeros(*rows, *groups, dtype=torch.float16)
+            return Codes.whole(like.new_zeros(*rows, tokens, width))
+        width = sum(width * part // 8 for part in PARTS[bits])
+        packed = like.new_zeros(*rows, tokens, width, dtype=torch.uint8)
+        scale = like.new_zeros(*rows, *groups, dtype=torch.float16)
         return Codes(packed, scale, scale.clone())
 
     pruned = storage.pruned_channels is not None

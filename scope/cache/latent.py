@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from scope.errors import ScopeError
-from scope.kernels.rounding import Codes
 from scope.kernels.tensors import FREE, CompactTensors
 from scope.methods.lorc import Factors
 from scope.methods.prompt import Entries
@@ -92,15 +91,7 @@ class Latents:
         """Keys and values of all heads, for as long as a step attends to them."""
         positions = self.positions.clamp(min=0)
         keys, values = self.factors.keys(self.keys, positions), self.factors.values(self.values)
-        nothing = keys.new_zeros(*keys.shape[:2], 0, 0)
-        return CompactTensors(
-            keys=Codes(keys.contiguous(), nothing, nothing),
-            values=Codes(values.contiguous(), nothing, nothing),
-            key_bits=None,
-            value_bits=None,
-            group=1,
-            channels=None,
-            positions=self.positions[:, None].expand(keys.shape[:3]).contiguous(),
-            count=self.count,
-            filled=keys.shape[2],
+        positions = self.positions[:, None].expand(keys.shape[:3])
+        return CompactTensors.whole(
+            keys.contiguous(), values.contiguous(), positions.contiguous(), self.count
         )

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from scope.errors import ScopeError
-from scope.kernels.rounding import Codes
 from scope.kernels.tensors import FREE, CompactTensors
 from scope.methods.minicache import directions, distances
 from scope.methods.prompt import Entries
@@ -66,18 +65,7 @@ class Merged:
     def restored(self) -> CompactTensors:
         """Keys and values, for as long as a step attends to them."""
         keys, values = self.directions * self.lengths[..., None]
-        nothing = keys.new_zeros(*keys.shape[:2], 0, 0)
-        return CompactTensors(
-            keys=Codes(keys, nothing, nothing),
-            values=Codes(values, nothing, nothing),
-            key_bits=None,
-            value_bits=None,
-            group=1,
-            channels=None,
-            positions=self.positions,
-            count=self.count,
-            filled=keys.shape[2],
-        )
+        return CompactTensors.whole(keys, values, self.positions, self.count)
 
 
 def write_merged(

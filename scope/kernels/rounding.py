@@ -30,6 +30,12 @@ class Codes:
     scale: Tensor
     zero: Tensor
 
+    @classmethod
+    def whole(cls, numbers: Tensor) -> "Codes":
+        """Numbers ``[..., P, D]`` as they are."""
+        nothing = numbers.new_zeros(*numbers.shape[:-2], 0, 0, dtype=torch.float16)
+        return cls(numbers, nothing, nothing)
+
     @property
     def nbytes(self) -> int:
         return sum(getattr(self, one.name).nbytes for one in fields(self))
@@ -50,7 +56,7 @@ class Codes:
 def round_keys(keys: Tensor, bits: int | None, group: int) -> Codes:
     """Round ``[..., P, D]`` in groups of tokens; P is a multiple of the group."""
     if bits is None:
-        return _whole(keys)
+        return Codes.whole(keys)
     grouped = keys.unflatten(-2, (-1, group))
     codes, scale, zero = _rounded(grouped, bits, dim=-2)
     return Codes(_pack(codes.flatten(-3, -2), bits), scale.squeeze(-2), zero.squeeze(-2))
@@ -59,7 +65,7 @@ def round_keys(keys: Tensor, bits: int | None, group: int) -> Codes:
 def round_values(values: Tensor, bits: int | None, group: int) -> Codes:
     """Round ``[..., P, D]`` in groups of channels; D is a multiple of the group."""
     if bits is None:
-        return _whole(values)
+        return Codes.whole(values)
     grouped = values.unflatten(-1, (-1, group))
     codes, scale, zero = _rounded(grouped, bits, dim=-1)
     return Codes(_pack(codes.flatten(-2, -1), bits), scale.squeeze(-1), zero.squeeze(-1))
@@ -91,11 +97,6 @@ def stored_as(dtype: torch.dtype, numbers: Tensor) -> Tensor:
         return numbers.to(dtype)
     largest = torch.finfo(dtype).max
     return numbers.clamp(-largest, largest).to(dtype)
-
-
-def _whole(numbers: Tensor) -> Codes:
-    nothing = numbers.new_zeros(0, dtype=torch.float16)
-    return Codes(numbers, nothing, nothing)
 
 
 def _rounded(grouped: Tensor, bits: int, dim: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -52,6 +52,23 @@ class CompactTensors:
     count: Tensor
     filled: int
 
+    @classmethod
+    def whole(
+        cls, keys: Tensor, values: Tensor, positions: Tensor, count: Tensor
+    ) -> "CompactTensors":
+        """Keys and values ``[B, H, P, D]`` as they are, all of which may be read."""
+        return cls(
+            keys=Codes.whole(keys),
+            values=Codes.whole(values),
+            key_bits=None,
+            value_bits=None,
+            group=1,
+            channels=None,
+            positions=positions,
+            count=count,
+            filled=keys.shape[2],
+        )
+
     @property
     def nbytes(self) -> int:
         """Of keys and values, and of what says which channels there are."""

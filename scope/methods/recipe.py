@@ -60,7 +60,6 @@ class Recipe:
                 f"{self.strategy.name} reads a working set, which belongs to one layer; leave "
                 "share_layers out"
             )
-
         if self.sharing.sources and self.storage.merged_layers is not None:
             raise ScopeError("share_layers and merged_layers do not go together; give one")
 

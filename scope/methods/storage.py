@@ -74,7 +74,9 @@ class Storage:
         for one in fields(self):
             if not self._says(one.name) and getattr(self, one.name) != one.default:
                 needed = " or ".join(_SAYS_WITH[one.name])
-                raise ScopeError(f"{one.name} says nothing without {needed}; give both")
+                raise ScopeError(
+                    f"{one.name} says nothing without {needed}; give that too, or leave it out"
+                )
         for name, least in (("whole_sinks", 0), ("whole_recent", 0), ("pruning_queries", 1)):
             if getattr(self, name) < least:
                 raise ScopeError(f"{name} is {getattr(self, name)}; it must be at least {least}")
