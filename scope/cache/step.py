@@ -39,7 +39,7 @@ def decode(
         ``[B, H_q, D]`` attention output.
     """
     score, strategy = recipe.score, recipe.strategy
-    dtype = layer.keys.dtype if recipe.score_dtype == "model" else torch.float32
+    dtype = new.queries.dtype if recipe.score_dtype == "model" else torch.float32
     received = Received((score or strategy).group_reduction, dtype)
     looks = strategy.rewrites or layer.refreshing or recipe.heads.share_heads
     if layer.working is not None:

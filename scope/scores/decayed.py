@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from scope.errors import ScopeError
 from scope.kernels.tensors import Kernel
 from scope.methods.options import option
 from scope.methods.score import Slots
@@ -25,6 +26,10 @@ class Decayed(Cumulative):
     kernel: ClassVar[Kernel | None] = "cumulative"
 
     decay: float = option(0.99, "what is left of past attention after a step")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay <= 1:
+            raise ScopeError(f"decay is {self.decay}; it is a share, from 0 to 1")
 
     def worth(self, slots: Slots) -> Tensor:
         return slots.state["total"].mul_(self.decay).add_(slots.current)

@@ -39,8 +39,9 @@ class ValueRange(AttentionScore):
     seed: int = option(42, "seed of scores that draw")
 
     def __post_init__(self) -> None:
-        if not 0 <= self.large <= 1:
-            raise ScopeError(f"large is {self.large}; it is a share, from 0 to 1")
+        for name in ("decay", "large"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ScopeError(f"{name} is {getattr(self, name)}; it is a share, from 0 to 1")
 
     def worth(self, slots: Slots) -> Tensor:
         ranges, may_go = slots.state["range"], slots.may_go

@@ -241,13 +241,16 @@ def test_keys_in_8_bits_keep_what_tells_them_apart(known: int) -> None:
     assert (error <= apart / 16 + least + 1e-4).all()
 
 
-@pytest.mark.parametrize("budget", ["uniform", "zigzag"])
-def test_slots_of_8_bits_are_close_where_keys_are_far_from_0(budget: str) -> None:
+@pytest.mark.parametrize(
+    ("budget", "fidelity"), [("uniform", "paper"), ("zigzag", "paper"), ("uniform", "upstream")]
+)
+def test_slots_of_8_bits_are_close_where_keys_are_far_from_0(budget: str, fidelity: str) -> None:
     """In channels that RoPE hardly turns, as Qwen2's keys are. As codes of their own they fail."""
     model = tiny_model("qwen2", seed=1)
     for layer in model.model.layers:
         layer.self_attn.k_proj.bias.data.view(2, 16)[:, [7, 15]] += 100.0
-    sizes = {"max_capacity_prompt": 30, "window_size": 4, "budget": budget}
+    sizes = {"max_capacity_prompt": 30, "window_size": 4}
+    sizes |= {"budget": budget, "fidelity": fidelity}
     exact, close = (
         logits_of(Compression("SnapKV", "slide", **POOL, **sizes, **extra), PROMPTS, model)
         for extra in ({}, EIGHT)

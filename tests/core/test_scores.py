@@ -252,6 +252,15 @@ def test_shared_heads_are_in_the_label_and_the_settings() -> None:
     assert "share_heads" not in Compression("ALLKV", "slide").settings()
 
 
-def test_a_share_is_between_0_and_1() -> None:
-    with pytest.raises(ScopeError, match="large is 2"):
-        Compression("ALLKV", "slide", decoding_score="value_range", large=2)
+@pytest.mark.parametrize(
+    ("score", "name"),
+    [
+        ("decayed", "decay"),
+        ("max_decay", "decay"),
+        ("value_range", "decay"),
+        ("value_range", "large"),
+    ],
+)
+def test_a_share_is_between_0_and_1(score: str, name: str) -> None:
+    with pytest.raises(ScopeError, match=f"{name} is 2"):
+        Compression("ALLKV", "slide", decoding_score=score, **{name: 2})
