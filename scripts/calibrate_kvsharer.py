@@ -18,43 +18,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from transformers import PreTrainedModel
 
 from scope import Compression, SlotCache, patch
-from scope.budgets.whole import Whole
 from scope.errors import ScopeError
-from scope.generation.session import Session
 from scope.harness.models import load_model, load_tokenizer
 from scope.harness.rows import read_rows
-from scope.methods.prompt import Prompt
 from scope.methods.sharing import Sharing
+from scripts.looking import add_model_options, count, seen
 
 
 def mean_states(model: PreTrainedModel, texts: Sequence[Sequence[int]]) -> Tensor:
     """``[N, 2, H, L, D]`` keys and values of every layer, mean over texts of one length."""
-    sums = []
-
-    class Observed(Whole):
-        """Keeps everything, and looks at it."""
-
-        observes = True
-
-        def observe(self, prompt: Prompt) -> Tensor:
-            return torch.stack([prompt.keys, prompt.values]).float()
-
-        def share_out(self, seen: Tensor, length: int) -> NDArray:
-            sums.append(seen)
-            return np.full(len(seen), length)
-
-    with patch(model):
-        for text in texts:
-            Session(model, Compression("SnapKV", budget=Observed), [text], 1).prefill()
-    return torch.stack(sums).mean(dim=0)
+    states = seen(model, texts, lambda prompt: torch.stack([prompt.keys, prompt.values]).float())
+    return torch.stack(states).mean(dim=0)
 
 
 def unlike_first(states: Tensor) -> list[tuple[int, int]]:
@@ -123,14 +103,16 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m scripts.calibrate_kvsharer",
         description="Find layers of a model that can do with another's keys and values.",
     )
-    parser.add_argument("--model_path", required=True, help="hub id, local folder or .gguf file")
+    add_model_options(parser)
     parser.add_argument("--data_file", type=Path, required=True, help="JSON lines with a prompt")
-    parser.add_argument("--num_layers", type=int, required=True, help="most layers without slots")
-    parser.add_argument("--num_prompts", type=int, default=30, help="first prompts that are taken")
-    parser.add_argument("--tokens", type=int, default=64, help="first tokens taken of each prompt")
+    parser.add_argument("--num_layers", type=count, required=True, help="most layers without slots")
+    parser.add_argument(
+        "--num_prompts", type=count, default=30, help="first prompts that are taken"
+    )
+    parser.add_argument(
+        "--tokens", type=count, default=64, help="first tokens taken of each prompt"
+    )
     parser.add_argument("--least_similarity", type=float, default=0.5, help="T, a cosine")
-    parser.add_argument("--dtype", default="float32", help="torch dtype of the weights")
-    parser.add_argument("--device", default="cpu", help="torch device")
     options = parser.parse_args(arguments)
     try:
         rows = read_rows(options.data_file)[: options.num_prompts]
@@ -139,7 +121,9 @@ def main(arguments: list[str] | None = None) -> int:
         texts = [tokenizer(row["prompt"])["input_ids"][: options.tokens] for row in rows]
         texts = [text for text in texts if len(text) == options.tokens]
         if not texts:
-            raise ScopeError(f"no prompt of {options.data_file} has {options.tokens} tokens")
+            raise ScopeError(
+                f"no prompt of {options.data_file} has {options.tokens} tokens; lower --tokens"
+            )
         shared: dict[int, int] = {}
         for shared, similarity in search(
             model, texts, options.num_layers, options.least_similarity

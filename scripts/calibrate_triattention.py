@@ -13,15 +13,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from scope import Compression, patch
-from scope.budgets.whole import Whole
 from scope.errors import ScopeError
 from scope.generation.greedy import generate
 from scope.generation.session import Session
@@ -29,6 +26,7 @@ from scope.harness.models import eos_token_ids, load_model, load_tokenizer
 from scope.harness.rows import read_rows
 from scope.methods.prompt import Prompt
 from scope.methods.rope import frequencies, turned
+from scripts.looking import add_model_options, count, seen
 
 
 def lengths_of_pairs(queries: Tensor) -> Tensor:
@@ -38,27 +36,16 @@ def lengths_of_pairs(queries: Tensor) -> Tensor:
 
 def calibrate(model: PreTrainedModel, texts: Sequence[Sequence[int]]) -> dict[str, Tensor]:
     """Means over all tokens of the texts, as the file has them."""
-    config, sums = model.config.get_text_config(), []
+    config = model.config.get_text_config()
 
-    class Observed(Whole):
-        """Keeps everything, and adds up queries before RoPE and the lengths of their pairs."""
+    def sums_of(prompt: Prompt) -> Tensor:
+        """``[H_q, D + D/2]`` of queries before RoPE and of the lengths of their pairs."""
+        paces = frequencies(config, prompt.layer).to(prompt.queries.device)
+        angles = torch.arange(prompt.length, device=paces.device)[:, None] * paces
+        queries = turned(prompt.queries.float(), angles.cos(), -angles.sin())
+        return torch.cat([queries, lengths_of_pairs(queries)], dim=-1).double().sum(dim=1)
 
-        observes = True
-
-        def observe(self, prompt: Prompt) -> Tensor:
-            paces = frequencies(config, prompt.layer).to(prompt.queries.device)
-            angles = torch.arange(prompt.length, device=paces.device)[:, None] * paces
-            queries = turned(prompt.queries.float(), angles.cos(), -angles.sin())
-            return torch.cat([queries, lengths_of_pairs(queries)], dim=-1).double().sum(dim=1)
-
-        def share_out(self, seen: Tensor, length: int) -> NDArray:
-            sums.append(seen)
-            return np.full(len(seen), length)
-
-    compression = Compression("SnapKV", budget=Observed)
-    with patch(model):
-        for text in texts:
-            Session(model, compression, [text], 1).prefill()
+    sums = seen(model, texts, sums_of)
     means = (torch.stack(sums).sum(dim=0) / sum(map(len, texts))).float()
     head_dim = 2 * len(frequencies(config, 0))
     queries, lengths = means.split([head_dim, head_dim // 2], dim=-1)
@@ -92,12 +79,12 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m scripts.calibrate_triattention",
         description="Measure a model's mean queries for the decoding score triattention.",
     )
-    parser.add_argument("--model_path", required=True, help="hub id, local folder or .gguf file")
+    add_model_options(parser)
     parser.add_argument("--data_file", type=Path, required=True, help="JSON lines with a prompt")
-    parser.add_argument("--num_prompts", type=int, default=8, help="first prompts that are taken")
-    parser.add_argument("--max_new_tokens", type=int, default=1024, help="most tokens of an answer")
-    parser.add_argument("--dtype", default="float32", help="torch dtype of the weights")
-    parser.add_argument("--device", default="cpu", help="torch device")
+    parser.add_argument("--num_prompts", type=count, default=8, help="first prompts that are taken")
+    parser.add_argument(
+        "--max_new_tokens", type=count, default=1024, help="most tokens of an answer"
+    )
     parser.add_argument("--out", type=Path, required=True, help="file to write, .safetensors")
     options = parser.parse_args(arguments)
     try:

@@ -14,21 +14,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from scope import Compression, patch
 from scope.attention.support import attention_modules
-from scope.budgets.whole import Whole
 from scope.errors import ScopeError
-from scope.generation.session import Session
 from scope.harness.models import load_model, load_tokenizer
 from scope.methods.lorc import Factors, factorised, ranks
 from scope.methods.prompt import Prompt
+from scripts.looking import add_model_options, seen
 
 FILE = "lorc.safetensors"
 _PROBED = 32  # tokens
@@ -71,33 +67,24 @@ def check(model: PreTrainedModel, path: Path) -> None:
     Raises:
         ScopeError: where the model does more to them than to project and to turn.
     """
-    config, worst = model.config.get_text_config(), []
+    config = model.config.get_text_config()
 
-    class Compared(Whole):
-        """Keeps everything, and tells the largest error of a layer."""
-
-        observes = True
-
-        def observe(self, prompt: Prompt) -> Tensor:
-            factors = Factors.load(str(path), config, prompt.layer).like(prompt.keys)
-            keys, values = factors.latents(prompt.hidden)
-            positions = torch.arange(prompt.length, device=keys.device)
-            made = factors.keys(keys, positions), factors.values(values)
-            pairs = zip(made, (prompt.keys, prompt.values), strict=True)
-            errors = [float((ours - own).norm() / own.norm()) for ours, own in pairs]
-            return torch.tensor(max(errors))
-
-        def share_out(self, seen: Tensor, length: int) -> NDArray[np.int64]:
-            worst.append(float(seen.max()))
-            return np.full(len(seen), length)
+    def error_of(prompt: Prompt) -> Tensor:
+        """The larger of a layer's, of keys and of values."""
+        factors = Factors.load(str(path), config, prompt.layer).like(prompt.keys)
+        keys, values = factors.latents(prompt.hidden)
+        positions = torch.arange(prompt.length, device=keys.device)
+        made = factors.keys(keys, positions), factors.values(values)
+        pairs = zip(made, (prompt.keys, prompt.values), strict=True)
+        return torch.tensor(max(float((ours - own).norm() / own.norm()) for ours, own in pairs))
 
     text = torch.randint(config.vocab_size, (_PROBED,), generator=torch.Generator().manual_seed(0))
-    with patch(model):
-        Session(model, Compression("SnapKV", budget=Compared), [text.tolist()], 1).prefill()
-    if not max(worst) < _TOLERANCE:
+    [errors] = seen(model, [text.tolist()], error_of)
+    worst = float(errors.max())
+    if not worst < _TOLERANCE:
         raise ScopeError(
             f"{type(model).__name__} is not supported: what it does to keys or values is more than "
-            f"a projection and RoPE (they differ by {max(worst):.0%})"
+            f"a projection and RoPE (they differ by {worst:.0%})"
         )
 
 
@@ -107,11 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m scripts.lorc",
         description="Bring a model's projections of keys and values to low rank.",
     )
-    parser.add_argument("--model_path", required=True, help="hub id, local folder or .gguf file")
+    add_model_options(parser)
     parser.add_argument("--least", type=float, default=0.5, help="share of a full rank, last layer")
     parser.add_argument("--most", type=float, default=0.7, help="the same of the first layer")
-    parser.add_argument("--dtype", default="float32", help="torch dtype of the weights")
-    parser.add_argument("--device", default="cpu", help="torch device")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     options = parser.parse_args(arguments)
     try:

@@ -11,6 +11,7 @@ import torch
 from scope.compression import Compression
 from scope.errors import ScopeError
 from scope.harness.config import BatchSize, RunConfig
+from scope.harness.devices import check_device
 from scope.harness.folders import default_save_dir
 from scope.harness.rows import questions_per_prompt
 from scope.tasks.registry import TASKS, find_task, published_names
@@ -158,27 +159,6 @@ def _check_sampling(run: RunConfig) -> None:
             )
 
 
-def _check_device(name: str) -> None:
-    expected = "expected cuda, cuda:1 ... or cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ScopeError(f"--device {name}: torch knows no such device; {expected}") from None
-    if device.type == "cpu" and (device.index or 0) > 0:
-        raise ScopeError(f"--device {name}: torch has one cpu; use --device cpu")
-    if device.type == "meta":
-        raise ScopeError(f"--device {name}: nothing is computed there; {expected}")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ScopeError(f"--device {name}: torch sees no GPU here; use --device cpu")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ScopeError(f"--device {name}: torch sees {torch.cuda.device_count()} GPUs here")
-    if device.type not in ("cuda", "cpu"):
-        try:
-            torch.empty(1, device=device)
-        except (RuntimeError, AssertionError, NotImplementedError, ImportError):
-            raise ScopeError(f"--device {name}: not available here; {expected}") from None
-
-
 def _job(run: RunConfig, dataset: str) -> Job:
     upstream = run.fidelity.lower() == "upstream"
     compression = run.compression
@@ -190,7 +170,7 @@ def _job(run: RunConfig, dataset: str) -> Job:
     capacity = compression.options.get("max_capacity_prompt", "full")
     model_name = Path(run.model_path).name.lower().removesuffix(".gguf")
     device = run.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    _check_device(device)
+    check_device(device)
     dtype = "float16" if upstream else "float32" if device == "cpu" else "bfloat16"
     max_new_tokens = run.max_new_tokens or task.max_new_tokens(k, upstream)
     min_new_tokens = _or(run.min_new_tokens, 1 if upstream else 0)

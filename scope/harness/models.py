@@ -22,6 +22,7 @@ from transformers import (
 from scope.attention.splitting import split_over_ranks
 from scope.attention.support import check_config
 from scope.errors import ScopeError
+from scope.harness.devices import check_device
 from scope.harness.model_files import check_settings, check_weights
 from scope.harness.progress import without_bars
 
@@ -107,8 +108,9 @@ def load_model(
 
     Raises:
         ScopeError: nothing to load there, not a supported model, weights that are not those of the
-            configuration, no room for them, or no flash-attn installed.
+            configuration, no such device or no room on it, or no flash-attn installed.
     """
+    check_device(device)
     check_loadable(model_path, attn_implementation)
     config = deepcopy(config or load_config(model_path))  # a part of a model changes its own
     try:

@@ -134,3 +134,6 @@ def test_the_search_prints_what_the_option_takes(capsys: pytest.CaptureFixture[s
     assert Compression(share_layers=pairs).options["share_layers"] == pairs
     assert main([*arguments, "4", *data]) == 2
     assert "lower --num_layers" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main([*arguments, "0", *data])
+    assert "expected a whole number above 0" in capsys.readouterr().err
