@@ -220,13 +220,20 @@ class Compression:
 
     @property
     def files(self) -> Mapping[str, Path]:
-        """The files that options name, by option; a method that misses one says so itself."""
+        """The files that options name, by option.
+
+        Raises:
+            ScopeError: where one is not there.
+        """
         found = {}
         for name, value in self.options.items():
-            find_file = self.methods.reads[name].file
-            if find_file is not None and value is not None:
-                found[name] = find_file(value)
-        return {name: file for name, file in found.items() if file.is_file()}
+            option = self.methods.reads[name]
+            if option.file is None or value is None:
+                continue
+            found[name] = option.file(value)
+            if not found[name].is_file():
+                raise ScopeError(f"{name} {value}: no such file; expected is the {option.help}")
+        return found
 
     @property
     def label(self) -> str:

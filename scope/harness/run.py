@@ -55,6 +55,8 @@ def check_job(job: Job, models: Models, coming: Collection[Path] = ()) -> None:
     found = _Found.look(job, _examples(job, models))
     if found.finished:
         return
+    config = models.config(job.model_path).get_text_config()
+    job.compression.recipe(job.max_new_tokens).sharing.owners(config)
     check_loadable(job.model_path, job.attn_implementation)
     if job.compare_with is not None and job.compare_with.resolve() not in coming:
         found.reference_texts()

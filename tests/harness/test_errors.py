@@ -69,6 +69,8 @@ from tests.harness.running import arguments_of, one_error
         ({"save_dir": __file__}, "gsm8k: cannot be written (Not a directory)"),
         ({"compare_with": __file__}, "expected a finished result file of this program"),
         ({"config": "nowhere.yaml"}, "--config nowhere.yaml"),
+        ({"low_rank": "nowhere"}, "low_rank nowhere: no such file; expected is the file of"),
+        ({"share_layers": "9=1"}, "share_layers 9=1 names layer 9, and the model has 2"),
         ({"compare_with": "nowhere.json", "max_new_tokens": 2}, "--compare_with nowhere.json"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
