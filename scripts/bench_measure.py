@@ -45,6 +45,16 @@ SHAPES: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 131072,
         "rope_parameters": _LLAMA_ROPE,
     },
+    "qwen2.5-1.5b": {  # but without its biases
+        "vocab_size": 151936,
+        "hidden_size": 1536,
+        "intermediate_size": 8960,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 32768,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0},
+    },
     "tiny": {
         "vocab_size": 512,
         "hidden_size": 128,
