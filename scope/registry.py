@@ -155,30 +155,37 @@ def readers_of_options() -> Mapping[str, tuple[Option, list[str]]]:
     return found
 
 
-def tables() -> str:
-    """All methods in Markdown."""
-    kinds: dict[str, Mapping[str, _Kind]] = {
-        "prefill compressor (`method`) | keeps of the prompt": COMPRESSORS,
-        "prompt budget (`budget`) | gives": BUDGETS,
-        "decoding strategy (`decoding_metric`) | keeps of the generation": STRATEGIES,
-        "decoding score (`decoding_score`) | tokens compete by": SCORES,
-    }
-    told = {
-        title: {name: method.about for name, method in methods.items()}
-        for title, methods in kinds.items()
+def _told() -> Mapping[tuple[str, str], Mapping[str, str]]:
+    """By kind, and what is said of each of it: all names, and that."""
+    kinds: dict[tuple[str, str], Mapping[str, _Kind]] = {
+        ("prefill compressor (`method`)", "keeps of the prompt"): COMPRESSORS,
+        ("prompt budget (`budget`)", "gives"): BUDGETS,
+        ("decoding strategy (`decoding_metric`)", "keeps of the generation"): STRATEGIES,
+        ("decoding score (`decoding_score`)", "tokens compete by"): SCORES,
     }
     beside = {**options_of(Storage), **options_of(Heads), **options_of(Sharing)}
-    told["storage, of any methods (option) | sets"] = {
-        name: one.help for name, one in beside.items()
+    return {
+        **{title: {name: one.about for name, one in ours.items()} for title, ours in kinds.items()},
+        ("storage, of any methods (options)", "sets"): {n: one.help for n, one in beside.items()},
     }
+
+
+def overview() -> str:
+    """The names of all methods in Markdown, a row a kind: for the README."""
+    rows = [f"| {kind} | `{'` `'.join(names)}` |" for (kind, _), names in _told().items()]
+    return "\n".join(["| kind | any of |", "| --- | --- |", *rows])
+
+
+def tables() -> str:
+    """What each method does in Markdown, a table a kind: for docs/methods.md."""
     return "\n\n".join(
         "\n".join(
-            [f"| {title} |", "| --- | --- |"]
+            [f"| {kind} | {says} |", "| --- | --- |"]
             + [f"| `{name}` | {about} |" for name, about in rows.items()]
         )
-        for title, rows in told.items()
+        for (kind, says), rows in _told().items()
     )
 
 
 if __name__ == "__main__":
-    print(tables())
+    print(f"{overview()}\n\n{tables()}")

@@ -19,7 +19,7 @@ def option(default: Any, help_text: str, file: Callable[[str], Path] | None = No
 
     Args:
         default: its value where the user leaves it open.
-        help_text: what it is, for the command line and the README.
+        help_text: what it is, for the command line and docs/methods.md.
         file: finds the file that a value names, whose content is then a part of the configuration.
     """
     return dataclasses.field(default=default, metadata={_HELP: help_text, _FILE: file})
