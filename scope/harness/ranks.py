@@ -65,18 +65,17 @@ def check_splittable(job: Job) -> None:
         ScopeError: naming it.
     """
     recipe = job.compression.recipe(job.max_new_tokens)
-    score = recipe.score
-    whole = {
+    looks = {
         f"the budget {recipe.budget.name}": recipe.budget.observes,
         "share_heads": recipe.heads.share_heads,
         "low_rank": recipe.storage.low_rank is not None,
-        f"{recipe.strategy.name} with a threshold": getattr(recipe.strategy, "threshold", None)
-        is not None,
-        f"the score {score.name if score else None}": score is not None
-        # It has one set for all heads, or draws by the number of a head in its layer.
-        and (score.name == "rpc" or "seed" in options_of(type(score))),
+        f"{recipe.strategy.name} with a threshold": recipe.strategy.drifts,
     }
-    for what, is_so in whole.items():
+    if recipe.score is not None:
+        # RPC's has one set for all heads, and who draws does by the number of a head in its layer.
+        draws = "seed" in options_of(type(recipe.score))
+        looks[f"the score {recipe.score.name}"] = draws or recipe.score.name == "rpc"
+    for what, is_so in looks.items():
         if is_so:
             raise ScopeError(
                 f"--tensor_parallel: {what} looks at all heads of a layer, which are in several "
