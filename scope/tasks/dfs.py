@@ -80,5 +80,5 @@ class DepthFirst(MadeTask):
 
 def _moved(line: str) -> tuple[str, str, str] | None:
     """Where from, how and whither, in plain words."""
-    found = _MOVE.search(re.sub("[*`_]", "", line).casefold())
+    found = _MOVE.match(re.sub("[*`_]", "", line).casefold())
     return found and (plain(found[1]), found[2], plain(found[3]))
