@@ -1,6 +1,6 @@
 """Scores result folders: prints a table, writes results.csv into each, and a report.
 
-results.parquet in the folder that was named has a row for every example.
+results.parquet in the folder that was named has a row for every text.
 
 python eval_gen.py --results_dir results/runs
 python eval_gen.py --results_dir results/runs --baseline full --report report

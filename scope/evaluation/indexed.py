@@ -23,7 +23,8 @@ class Score:
     Attributes:
         upstream: in percent, as the original rounds it; None for a data set that it does not have.
         upstream_accuracies: the same of each prompt; empty for such a data set.
-        accuracies: the indexed accuracy of each prompt.
+        accuracies: the indexed accuracy of each prompt, the mean over its texts.
+        text_accuracies: the same of each text, in the order of the records.
         lenient_accuracies: the same, read leniently; empty where the data set has no such reading.
         by_index: the indexed accuracy of each place in the prompt's list of questions.
         answered: questions with an answer that can be read, and ``lenient_answered`` where it is
@@ -38,6 +39,7 @@ class Score:
     upstream: float | None
     upstream_accuracies: tuple[float, ...]
     accuracies: tuple[float, ...]
+    text_accuracies: tuple[float, ...]
     lenient_accuracies: tuple[float, ...]
     by_index: tuple[float, ...]
     answered: float
@@ -74,6 +76,7 @@ def score(result: DatasetResult) -> Score:
         upstream=round(100 * sum(upstream) / len(records), 4) if upstream else None,
         upstream_accuracies=per_problem(result, upstream),
         accuracies=per_problem(result, [m.accuracy for m in marks]),
+        text_accuracies=tuple(m.accuracy for m in marks),
         lenient_accuracies=per_problem(result, [m.accuracy for m in lenient]),
         by_index=_mean_by_index([m.correct for m in marks]),
         answered=_share([m.answered for m in marks]),

@@ -1,4 +1,4 @@
-"""All scored examples as one table, a row each, for whatever reads Parquet."""
+"""All scored texts as one table, a row each, for whatever reads Parquet."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,18 +11,19 @@ from scope.evaluation.evaluate import Row
 
 
 def write_parquet(rows: Iterable[Row], path: Path) -> Path:
-    """Write the examples of all rows of a table.
+    """Write the texts of all rows of a table.
 
     Raises:
         ScopeError: where the file cannot be written.
     """
-    examples = [
+    texts = [
         {
             "configuration": row.name,
             "model": row.result.model,
             "dataset": row.result.dataset,
             "file": str(row.result.path),
             "index": record.index,
+            "sample": record.sample,
             "accuracy": accuracy,
             "generated_tokens": record.generated_tokens,
             "stopped": record.stopped,
@@ -31,10 +32,10 @@ def write_parquet(rows: Iterable[Row], path: Path) -> Path:
             "pred": record.pred,
         }
         for row in rows
-        for record, accuracy in zip(row.result.records, row.score.accuracies, strict=True)
+        for record, accuracy in zip(row.result.records, row.score.text_accuracies, strict=True)
     ]
     try:
-        pq.write_table(pa.Table.from_pylist(examples), path)
+        pq.write_table(pa.Table.from_pylist(texts), path)
     except OSError as error:
         raise ScopeError(f"{path}: cannot be written ({error})") from None
     return path

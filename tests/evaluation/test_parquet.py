@@ -1,4 +1,4 @@
-"""Every example as a row of a table."""
+"""Every text as a row of a table."""
 
 import json
 from pathlib import Path
@@ -8,26 +8,28 @@ import pyarrow.parquet as pq
 import eval_gen
 
 
-def test_one_row_an_example(tmp_path: Path) -> None:
+def test_one_row_a_text(tmp_path: Path) -> None:
     folder = tmp_path / "H2O+slide_decoding_window_16_recent_window_4" / "tiny_64" / "gsm8k"
     folder.mkdir(parents=True)
     with (folder / "H2O.json").open("w") as file:
-        for row, said in enumerate(("7", "8")):
+        for row, sample, said in ((0, 0, "7"), (0, 1, "8"), (1, 0, "8")):
             record = {
                 "prompt": f"Examples: \nFollowing Question: \nQuestion_1:\n{row}",
                 "questions": [f"{row}?"],
                 "answers": ["#### 7"],
                 "pred": f"Answer_1:\nThe answer is {said}.",
                 "index": row,
+                "sample": sample,
             }
             file.write(json.dumps(record) + "\n")
     assert eval_gen.main(["--results_dir", str(tmp_path)]) == 0
     rows = pq.read_table(tmp_path / "results.parquet").to_pylist()
-    assert [(row["index"], row["accuracy"], row["answers"]) for row in rows] == [
-        (0, 1.0, ["#### 7"]),
-        (1, 0.0, ["#### 7"]),
+    assert [(row["index"], row["sample"], row["accuracy"], row["answers"]) for row in rows] == [
+        (0, 0, 1.0, ["#### 7"]),
+        (0, 1, 0.0, ["#### 7"]),
+        (1, 0, 0.0, ["#### 7"]),
     ]
     assert {(row["configuration"], row["model"], row["dataset"]) for row in rows} == {
         ("H2O+slide", "tiny", "gsm8k")
     }
-    assert rows[1]["pred"].endswith("is 8.")
+    assert rows[2]["pred"].endswith("is 8.")
