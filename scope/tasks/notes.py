@@ -49,28 +49,29 @@ class Notes(MadeTask):
         "line out and write nothing else."
     )
     sizes: ClassVar = {30: 100, 60: 200}
-    worked = 4
+    worked = 6
 
     def draw(self, rng: Random, k: int, level: str) -> Problem:
         chosen = _LEVELS[level]
-        names = draw_names(rng, k + 2, chosen.words)
+        names = draw_names(rng, k + 3, chosen.words)
         value = rng.randrange(100, 200)
         asked, written = [f"1. {names[0]} = {value}"], [f"1. {names[0]} = {value}"]
         values: dict[str, int] = {}
         questions, answers = [], []
-        for place, name in enumerate(names[1:]):
+        for name in names[1:]:
             number = len(asked) + 1
             addend = rng.randrange(1, chosen.largest + 1)
             asked.append(f"{number}. {name} = last + {addend}")
             written.append(f"{number}. {name} = {value} + {addend} = {value + addend}")
             value += addend
             values[name] = value
-            if place == 0:
+            # Never the value just given: a model would take it that this is what is asked for.
+            older = [other for other in values if other != name]
+            if len(older) < 2:
                 continue
             number += 1
-            hubs = names[1 : 1 + chosen.hubs]
-            among = hubs if hubs and rng.random() < _HUB_SHARE else names[1 : 1 + place]
-            recalled = rng.choice([other for other in among if other in values])
+            hubs = [other for other in names[1 : 1 + chosen.hubs] if other in older]
+            recalled = rng.choice(hubs if hubs and rng.random() < _HUB_SHARE else older)
             asked.append(f"{number}. {recalled} = ?")
             answers.append(f"{recalled} = {values[recalled]}")
             written.append(f"{number}. {answers[-1]}")

@@ -250,7 +250,7 @@ def test_bad_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     for arguments, told in {
         ("notes", "--k", "0"): "error: --k 0: at least 1 was expected",
         ("notes", "--k", "5", "--num_prompts", "0"): "error: --num_prompts 0: at least 1",
-        ("notes", "--k", "999"): "error: 1001 names are needed, and there are 2",
+        ("notes", "--k", "999"): "error: 1002 names are needed, and there are 2",
     }.items():
         assert draw([*arguments, "--out", str(tmp_path)]) == 2
         assert told in capsys.readouterr().err
