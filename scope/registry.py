@@ -131,7 +131,10 @@ def find(methods: Mapping[str, _Method], name: str | _Method, kind: str) -> _Met
 
 
 def readers_of_options() -> Mapping[str, tuple[Option, list[str]]]:
-    """Every option of every method, with the names of the methods that read it."""
+    """Every option of every method, with the names of the methods that read it.
+
+    Beside a name stands its own default where that is not the option's.
+    """
     paper, published = Fidelity(), Fidelity.preset("upstream")
     found: dict[str, tuple[Option, list[str]]] = {}
     methods: list[type[Any]] = [
@@ -149,9 +152,10 @@ def readers_of_options() -> Mapping[str, tuple[Option, list[str]]]:
             faces = [method.under(paper), method.under(published)]
         for face in faces:
             for name, option in options_of(face).items():
-                readers = found.setdefault(name, (option, []))[1]
-                if method.name not in readers:
-                    readers.append(method.name)
+                first, readers = found.setdefault(name, (option, []))
+                own = "" if option.default == first.default else f" ({option.default})"
+                if method.name + own not in readers:
+                    readers.append(method.name + own)
     return found
 
 

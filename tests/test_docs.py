@@ -31,3 +31,14 @@ def test_all_methods_are_listed() -> None:
     """As `python -m scope.registry` prints them."""
     assert registry.overview() in (ROOT / "README.md").read_text(encoding="utf-8")
     assert registry.tables() in (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+
+
+def test_a_default_of_a_reader_of_its_own_is_told() -> None:
+    assert registry.readers_of_options()["period"][1] == ["periodic", "rpc (1024)", "lococo (16)"]
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "results").rglob("*.md")]
+    for page in pages:
+        for link in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
+            assert "://" in link or (page.parent / link).exists(), f"{page}: {link}"

@@ -226,9 +226,10 @@ class CachePlan:
             layer.latent = Latents.empty(like, batch_size, heads, tokens, factors)
         elif storage.merged_layers is not None:
             if is_merged(storage.merged_layers, len(self.slots))[layer.index]:
-                below = before.merged if before else None
-                below = None if below is None or below.below else below
-                layer.merged = Merged.empty(like, batch_size, heads, tokens, below)
+                part = before.merged if before else None
+                is_upper = part is not None and part.below is None  # else a new pair begins
+                lower = part if is_upper else None
+                layer.merged = Merged.empty(like, batch_size, heads, tokens, lower)
         elif storage.compacts:
             layer.compact = empty_compact(like, batch_size, heads, tokens, storage)
         return None

@@ -35,7 +35,7 @@ class Storage:
     which keys and values are made at every step.
     """
 
-    name: ClassVar[str] = "the prompt pool's storage"
+    name: ClassVar[str] = "any method"
 
     prompt_bits: Literal[8, 4, 3, 2] | None = option(
         None, "bits of each number in the prompt pool (default: those of the model's dtype)"
