@@ -173,10 +173,11 @@ def lengths(rows: Sequence[Row]) -> str:
 
 def _style(row: Row) -> dict[str, Any]:
     compressor, _, rest = row.name.lower().partition("+")
-    strategy, _, score = rest.partition(" ")
+    strategy, _, chosen = rest.partition(" ")
+    lines = [_LINES[one] for one in chosen.strip("()").split(", ") if one in _LINES]
     return {
         "color": _COLOURS.get(strategy, _OTHER_COLOUR),
-        "linestyle": _LINES.get(score.strip("()"), "-"),
+        "linestyle": lines[0] if lines else "-",
         "marker": _MARKERS.get(compressor, _OTHER_MARKER),
         "markersize": 5,
         "markeredgecolor": "white",
