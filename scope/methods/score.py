@@ -27,7 +27,7 @@ class Slots:
     in shapes that depend on no value, and never wait for one.
 
     Attributes:
-        keys, values: ``[B, H, S, D]``; what is held of a prompt in few bits is not among them.
+        keys, values: ``[B, H, S, D]``; what is held in less room is not among them.
         positions: ``[B, H, S]`` int32 position of each token in its sequence, -1 in a free slot.
         ranks: ``[B, H, S]`` int32 order in which a head's tokens came, -1 in a free slot.
         newest: ``[B]`` int32 rank of the new token: a row's clock.
