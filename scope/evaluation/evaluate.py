@@ -39,14 +39,18 @@ class Row:
         return self.result.name
 
     @property
-    def kv_bytes(self) -> int | None:
-        """Bytes of KV cache per sequence, from run.json."""
-        return self.result.run.count("metrics", "kv_bytes_per_sequence")
+    def kv_mib(self) -> float | None:
+        """MiB of KV cache per sequence, from run.json."""
+        return self._mib("kv_bytes_per_sequence")
 
     @property
-    def read_bytes(self) -> int | None:
-        """Bytes of it that a decode step reads on average, from run.json."""
-        return self.result.run.count("metrics", "kv_bytes_read_per_step")
+    def read_mib(self) -> float | None:
+        """MiB of it that a decode step reads on average, from run.json."""
+        return self._mib("kv_bytes_read_per_step")
+
+    def _mib(self, metric: str) -> float | None:
+        count = self.result.run.count("metrics", metric)
+        return None if count is None else count / 2**20
 
     @cached_property
     def upstream(self) -> Estimate | None:

@@ -9,6 +9,7 @@ import io
 import math
 from collections.abc import Sequence
 from itertools import zip_longest
+from operator import attrgetter
 from typing import Any
 
 import matplotlib as mpl
@@ -84,22 +85,23 @@ def accuracy_by_memory(rows: Sequence[Row]) -> str | None:
 
     None where no row has the bytes on record.
     """
-    rows = [row for row in rows if row.kv_bytes is not None]
+    rows = [row for row in rows if row.kv_mib is not None]
     if not rows:
         return None
     with mpl.rc_context(_LOOK):
         figure = Figure(figsize=(_WIDTH, 4.2), layout="constrained")
         axes = figure.subplots()
-        front = _pareto([(_mebibytes(row), row.accuracy.mean) for row in rows])
+        front = _pareto([(row.kv_mib, row.accuracy.mean) for row in rows])
         axes.step(*zip(*front, strict=True), where="post", color="#BBBBBB", label="Pareto front")
         for name in dict.fromkeys(row.name for row in rows):
-            members = sorted((row for row in rows if row.name == name), key=_mebibytes)
+            ours = (row for row in rows if row.name == name)
+            members = sorted(ours, key=attrgetter("kv_mib"))
             means = np.array([row.accuracy.mean for row in members])
             intervals = np.array(
                 [row.accuracy.interval or [row.accuracy.mean] * 2 for row in members]
             )
             axes.errorbar(
-                [_mebibytes(row) for row in members],
+                [row.kv_mib for row in members],
                 means,
                 yerr=[means - intervals[:, 0], intervals[:, 1] - means],
                 label=_plain(name),
@@ -220,10 +222,6 @@ def _pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
         if not front or gain > front[-1][1]:
             front.append((cost, gain))
     return front
-
-
-def _mebibytes(row: Row) -> float:
-    return (row.kv_bytes or 0) / 2**20
 
 
 def _legend(figure: Figure) -> None:

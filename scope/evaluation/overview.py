@@ -17,8 +17,8 @@ _MARKS: dict[str, Callable[[Row], Estimate | None]] = {
 }
 
 _COSTS: dict[str, Callable[[Row], float | None]] = {
-    "KV MiB": lambda row: None if row.kv_bytes is None else row.kv_bytes / 2**20,
-    "read MiB": lambda row: None if row.read_bytes is None else row.read_bytes / 2**20,
+    "KV MiB": lambda row: row.kv_mib,
+    "read MiB": lambda row: row.read_mib,
 }
 
 

@@ -85,8 +85,8 @@ def _answers(rows: Sequence[Row]) -> list[Column]:
 
 def _costs(rows: Sequence[Row]) -> list[Column]:
     return [
-        _column("KV MiB", rows, lambda row: _mebibytes(row.kv_bytes)),
-        _column("read MiB", rows, lambda row: _mebibytes(row.read_bytes)),
+        _column("KV MiB", rows, lambda row: _decimal(row.kv_mib, 2)),
+        _column("read MiB", rows, lambda row: _decimal(row.read_mib, 2)),
         _column("tokens/s", rows, lambda row: _decimal(row.tokens_per_second)),
     ]
 
@@ -107,10 +107,6 @@ def _count(value: float | None) -> str:
 
 def _decimal(value: float | None, places: int = 1) -> str:
     return EMPTY if value is None else f"{value:.{places}f}"
-
-
-def _mebibytes(value: int | None) -> str:
-    return EMPTY if value is None else f"{value / 2**20:.2f}"
 
 
 def _percent(share: float | None) -> str:
