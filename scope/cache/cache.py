@@ -16,7 +16,7 @@ from scope.cache.plan import CachePlan, arena_needed, most_compact, slots_needed
 from scope.cache.schedule import Schedule
 from scope.cache.step import decode, look
 from scope.errors import ScopeError
-from scope.kernels import Backend, FusingBackend, backend_for
+from scope.kernels import Backend, FusingBackend, backend_for, fuses
 from scope.kernels.tensors import FREE, NewTokens, Sight, StepCounts, mixed
 from scope.methods.budget import Share
 from scope.methods.prompt import Entries, Prompt
@@ -495,7 +495,7 @@ class SlotCache(Cache):
     @property
     def fused(self) -> bool:
         """Whether steps run in Triton kernels; known after the first prompt."""
-        return isinstance(self.backend, FusingBackend)
+        return fuses(self.backend)
 
     def _cached_heads(self, states: Tensor, queries: Tensor) -> Tensor:
         if self.recipe.cached_heads == "kv":

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from scope.cache.arena import SpannedLayer
 from scope.cache.layer import SlotLayer
-from scope.kernels import Backend, FusingBackend
+from scope.kernels import Backend, FusingBackend, fuses
 from scope.kernels.tensors import FREE, NewTokens, Ranking, Received, Sight, rotated
 from scope.methods.recipe import Recipe
 from scope.methods.score import Slots
@@ -44,7 +44,7 @@ def decode(
     looks = strategy.rewrites or layer.refreshing or recipe.heads.share_heads
     if layer.working is not None:
         sight = replace(sight, listed=layer.working.listed)
-    if isinstance(backend, FusingBackend) and not looks and (score is None or score.kernel):
+    if fuses(backend) and not looks and (score is None or score.kernel):
         ranking = Ranking(
             kernel=score.kernel if score else None,
             received=received,
@@ -57,7 +57,7 @@ def decode(
         return backend.attend_and_evict(layer.slots, layer.counts, new, sight, ranking)
     if isinstance(layer, SpannedLayer):
         # A record needs the same shapes at every step; elsewhere what is not used is not copied.
-        width = None if isinstance(backend, FusingBackend) else layer.counts.used + 1
+        width = None if fuses(backend) else layer.counts.used + 1
         plain = layer.opened(width=width)
         plain.counts = layer.counts
         output = decode(plain, backend, recipe, new, sight, asks)
@@ -116,7 +116,7 @@ def look(
     Returns:
         ``[B, H_q, D]`` attention output.
     """
-    if isinstance(backend, FusingBackend):
+    if fuses(backend):
         return backend.look(layer.slots, layer.counts, new, sight)
     plain = layer.opened(width=layer.counts.used + 1)
     return backend.look(plain.slots, layer.counts, new, sight)

@@ -5,7 +5,7 @@ and plain torch, and nobody asks again.
 """
 
 from importlib.util import find_spec
-from typing import Protocol, cast, overload, runtime_checkable
+from typing import Protocol, TypeGuard, cast, overload
 
 import torch
 from torch import Tensor
@@ -124,7 +124,6 @@ class Backend(Protocol):
         """
 
 
-@runtime_checkable
 class FusingBackend(Backend, Protocol):
     """One that also has kernels which attend and evict at once."""
 
@@ -137,6 +136,11 @@ class FusingBackend(Backend, Protocol):
         ranking: Ranking,
     ) -> Tensor:
         """`attend`, rank by what the kernel's name says, and `evict`: output ``[B, H_q, D]``."""
+
+
+def fuses(backend: Backend | FusingBackend) -> TypeGuard[FusingBackend]:
+    """Whether it has such kernels; asked at every layer and step, where isinstance is slow."""
+    return hasattr(backend, "attend_and_evict")
 
 
 def has_kernels_for(keys: Tensor) -> bool:
