@@ -16,7 +16,6 @@ import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -25,10 +24,9 @@ from transformers import PreTrainedModel
 
 from scope import Compression, SlotCache, patch
 from scope.errors import ScopeError
-from scope.harness.models import load_model, load_tokenizer
-from scope.harness.rows import read_rows
+from scope.harness.models import load_model
 from scope.methods.sharing import Sharing
-from scripts.looking import add_model_options, count, seen
+from scripts.looking import add_model_options, add_prompt_options, count, read_prompts, seen
 
 
 def mean_states(model: PreTrainedModel, texts: Sequence[Sequence[int]]) -> Tensor:
@@ -104,22 +102,17 @@ def main(arguments: list[str] | None = None) -> int:
         description="Find layers of a model that can do with another's keys and values.",
     )
     add_model_options(parser)
-    parser.add_argument("--data_file", type=Path, required=True, help="JSON lines with a prompt")
+    add_prompt_options(parser, num_prompts=30)
     parser.add_argument("--num_layers", type=count, required=True, help="most layers without slots")
-    parser.add_argument(
-        "--num_prompts", type=count, default=30, help="first prompts that are taken"
-    )
     parser.add_argument(
         "--tokens", type=count, default=64, help="first tokens taken of each prompt"
     )
     parser.add_argument("--least_similarity", type=float, default=0.5, help="T, a cosine")
     options = parser.parse_args(arguments)
     try:
-        rows = read_rows(options.data_file)[: options.num_prompts]
-        tokenizer = load_tokenizer(options.model_path)
+        _, prompts = read_prompts(options)
         model = load_model(options.model_path, options.dtype, options.device, "sdpa")
-        texts = [tokenizer(row["prompt"])["input_ids"][: options.tokens] for row in rows]
-        texts = [text for text in texts if len(text) == options.tokens]
+        texts = [prompt[: options.tokens] for prompt in prompts if len(prompt) >= options.tokens]
         if not texts:
             raise ScopeError(
                 f"no prompt of {options.data_file} has {options.tokens} tokens; lower --tokens"

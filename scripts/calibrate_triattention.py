@@ -22,11 +22,10 @@ from scope import Compression, patch
 from scope.errors import ScopeError
 from scope.generation.greedy import generate
 from scope.generation.session import Session
-from scope.harness.models import eos_token_ids, load_model, load_tokenizer
-from scope.harness.rows import read_rows
+from scope.harness.models import eos_token_ids, load_model
 from scope.methods.prompt import Prompt
 from scope.methods.rope import frequencies, turned
-from scripts.looking import add_model_options, count, seen
+from scripts.looking import add_model_options, add_prompt_options, count, read_prompts, seen
 
 
 def lengths_of_pairs(queries: Tensor) -> Tensor:
@@ -80,18 +79,15 @@ def main(arguments: list[str] | None = None) -> int:
         description="Measure a model's mean queries for the decoding score triattention.",
     )
     add_model_options(parser)
-    parser.add_argument("--data_file", type=Path, required=True, help="JSON lines with a prompt")
-    parser.add_argument("--num_prompts", type=count, default=8, help="first prompts that are taken")
+    add_prompt_options(parser, num_prompts=8)
     parser.add_argument(
         "--max_new_tokens", type=count, default=1024, help="most tokens of an answer"
     )
     parser.add_argument("--out", type=Path, required=True, help="file to write, .safetensors")
     options = parser.parse_args(arguments)
     try:
-        rows = read_rows(options.data_file)[: options.num_prompts]
-        tokenizer = load_tokenizer(options.model_path)
+        tokenizer, prompts = read_prompts(options)
         model = load_model(options.model_path, options.dtype, options.device, "sdpa")
-        prompts = [tokenizer(row["prompt"])["input_ids"] for row in rows]
         ends = eos_token_ids(model, tokenizer, "model")
         texts = answered(model, prompts, options.max_new_tokens, ends)
         options.out.parent.mkdir(parents=True, exist_ok=True)

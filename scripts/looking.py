@@ -1,16 +1,19 @@
 """What the scripts share that look at a model: options that name it, and what it reads."""
 
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from scope import Compression, patch
 from scope.budgets.whole import Whole
 from scope.generation.session import Session
+from scope.harness.models import load_tokenizer
+from scope.harness.rows import read_rows
 from scope.methods.prompt import Prompt
 
 
@@ -20,6 +23,25 @@ def add_model_options(parser: ArgumentParser) -> None:
     dtypes = ["float32", "float16", "bfloat16"]
     parser.add_argument("--dtype", default="float32", choices=dtypes, help="of the weights")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ...")
+
+
+def add_prompt_options(parser: ArgumentParser, num_prompts: int) -> None:
+    """What it reads."""
+    parser.add_argument("--data_file", type=Path, required=True, help="JSON lines with a prompt")
+    parser.add_argument(
+        "--num_prompts", type=count, default=num_prompts, help="first prompts that are taken"
+    )
+
+
+def read_prompts(options: Namespace) -> tuple[PreTrainedTokenizerBase, list[list[int]]]:
+    """The model's tokenizer, and the prompts as it has them.
+
+    Raises:
+        ScopeError: as `read_rows` and `load_tokenizer`.
+    """
+    rows = read_rows(options.data_file)[: options.num_prompts]
+    tokenizer = load_tokenizer(options.model_path)
+    return tokenizer, [tokenizer(row["prompt"])["input_ids"] for row in rows]
 
 
 def count(text: str) -> int:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from scope.cache.layer import SlotLayer, in_numbers, key_scale_for
 from scope.errors import ScopeError
+from scope.kernels.rounding import movable
 from scope.kernels.tensors import FREE, Spans
 from scope.methods.prompt import Entries
 from scope.methods.score import Shape
@@ -154,9 +155,7 @@ class SpannedLayer(SlotLayer):
         ]
         for ours, theirs in pairs:
             index = source.view(*source.shape, *[1] * (theirs.dim() - 3)).expand_as(theirs)
-            if ours.dtype == torch.float8_e4m3fn:  # of which torch moves the bytes alone
-                ours, theirs = ours.view(torch.uint8), theirs.view(torch.uint8)
-            ours[places] = theirs.gather(2, index)
+            movable(ours)[places] = movable(theirs).gather(2, index)
         self.used = max(self.used, plain.used)
 
     def write_prompt(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from scope.kernels.rounding import restore_keys, restore_values, stored_as
+from scope.kernels.rounding import movable, restore_keys, restore_values, stored_as
 from scope.kernels.tensors import (
     FREE,
     CompactTensors,
@@ -146,12 +146,7 @@ def _taken(slots: SlotTensors, listed: Listed) -> SlotTensors:
 def _gathered(slots: Tensor, names: Tensor) -> Tensor:
     """Copies of the ``[B, H, S, D]`` slots with the names ``[B, H, K]``."""
     wide = names.clamp(min=0).long()[..., None].expand(-1, -1, -1, slots.shape[-1])
-    return _movable(slots).gather(2, wide).view(slots.dtype)
-
-
-def _movable(states: Tensor) -> Tensor:
-    """As they are, but floats of 8 bits as bytes, which torch knows how to move."""
-    return states.view(torch.uint8) if states.itemsize == 1 else states
+    return movable(slots).gather(2, wide).view(slots.dtype)
 
 
 def _named(names: Tensor, count: int) -> Tensor:
@@ -172,7 +167,7 @@ def _append(slots: SlotTensors, counts: StepCounts, new: NewTokens) -> None:
 def _put(there: Tensor, place: Tensor, states: Tensor) -> None:
     """Write ``[B, H, D]`` into ``[B, H, n, D]`` at the places ``[B, H, 1]``."""
     stored = stored_as(there.dtype, states[:, :, None])
-    _movable(there).scatter_(2, place[..., None].expand_as(stored), _movable(stored))
+    movable(there).scatter_(2, place[..., None].expand_as(stored), movable(stored))
 
 
 def evict(slots: SlotTensors, counts: StepCounts, worth: Tensor | None, recent: int) -> None:
@@ -218,8 +213,8 @@ def bring(listed: Listed, full: Tensor, keys: Tensor, values: Tensor) -> None:
     is_full = (full != 0)[:, None, None, None]
     for near, far in ((listed.keys, keys), (listed.values, values)):
         if near is not None:
-            brought = _movable(_gathered(far, listed.slots))
-            _movable(near).copy_(brought.where(is_full, _movable(near)))
+            brought = movable(_gathered(far, listed.slots))
+            movable(near).copy_(brought.where(is_full, movable(near)))
 
 
 def sample(scores: Tensor, keys: Tensor) -> Tensor:

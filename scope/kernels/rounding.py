@@ -99,6 +99,11 @@ def stored_as(dtype: torch.dtype, numbers: Tensor) -> Tensor:
     return numbers.clamp(-largest, largest).to(dtype)
 
 
+def movable(numbers: Tensor) -> Tensor:
+    """As they are, but floats of 8 bits as bytes, which torch knows how to move."""
+    return numbers.view(torch.uint8) if numbers.itemsize == 1 else numbers
+
+
 def _rounded(grouped: Tensor, bits: int, dim: int) -> tuple[Tensor, Tensor, Tensor]:
     grouped = grouped.float()
     low, high = grouped.amin(dim, keepdim=True), grouped.amax(dim, keepdim=True)

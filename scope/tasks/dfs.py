@@ -13,7 +13,7 @@ from scope.tasks.made import MadeTask, Problem, numbered_lines, plain
 from scope.tasks.task import Exam, Marks
 from scope.tasks.words import draw_names
 
-_QUESTION = re.compile(r"([0-9]{1,6})\. \?: back to \?")
+_QUESTION = re.compile(r"[0-9]{1,6}\. \?: back to \?")
 _MOVE = re.compile(r"(.+): (go|back) to (.+)")
 # How often the walk goes on where it could also go back.
 _DEEPER = {"easy": 0.5, "medium": 0.6, "hard": 0.75}
