@@ -10,7 +10,7 @@ from torch import Tensor
 from baselines.h2o import H2O
 from baselines.lococo_heads import RECALL, Trained, path_of
 from scope.errors import ScopeError
-from scope.kernels.tensors import Kernel, by_worth_then_newest
+from scope.kernels.tensors import by_worth_then_newest
 from scope.methods.budget import Share
 from scope.methods.compressor import Compressor
 from scope.methods.fidelity import Fidelity
@@ -72,20 +72,6 @@ class LoCoCo(Trained, H2O):
 
 
 @dataclass(frozen=True)
-class SeldomCumulative(Cumulative):
-    """Attention summed since the token came, looked at where tokens leave."""
-
-    seldom: ClassVar[bool] = True
-    kernel: ClassVar[Kernel | None] = None
-
-    def watch(self, slots: Slots) -> None:
-        slots.state["total"].add_(slots.current)
-
-    def worth(self, slots: Slots) -> Tensor:
-        return slots.state["total"]
-
-
-@dataclass(frozen=True)
 class LoCoCoDecoding(Trained, RecentWindow):
     """One budget of C + W over prompt and generation: what overflows it is folded in, P at a time.
 
@@ -100,7 +86,7 @@ class LoCoCoDecoding(Trained, RecentWindow):
     name: ClassVar[str] = "lococo"
     about: ClassVar[str] = "baseline: one budget C + W, what overflows is mixed in (trained)"
     unified: ClassVar[bool] = True
-    score: ClassVar[type[Score] | None] = SeldomCumulative
+    score: ClassVar[type[Score] | None] = Cumulative
     takes_score: ClassVar[bool] = False
 
     period: int = option(16, "P, steps from one eviction to the next")

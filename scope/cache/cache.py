@@ -44,8 +44,9 @@ class SlotCache(Cache):
         recipe: the methods, for this T.
         planned: whether a prompt has come, from which on there are a plan and a schedule.
         plan: sizes.
-        asks: whether this step asks the score what tokens are worth: at every step, or where some
-            leave. The host knows, so that either kind of step is a record of its own.
+        asks: whether this step asks for what costs much, as seldom scores and strategies that
+            rewrite do: where some tokens leave. The host knows, so that either kind of step is a
+            record of its own.
         schedule: how many tokens each layer and row holds.
     """
 
@@ -226,8 +227,10 @@ class SlotCache(Cache):
                 "make the cache for the longest generation"
             )
         self.schedule.advance()
-        score = self.recipe.score
-        self.asks = score is not None and (not score.seldom or bool(self.schedule.losses.any()))
+        score, strategy = self.recipe.score, self.recipe.strategy
+        self.asks = score is not None and (
+            not (score.seldom or strategy.rewrites) or bool(self.schedule.losses.any())
+        )
         return self._send_counts(device)[:, None]
 
     def _send_counts(self, device: torch.device) -> Tensor:

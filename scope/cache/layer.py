@@ -159,6 +159,7 @@ class SlotLayer(CacheLayerMixin):
             self.key_scale,
             self.compact,
             self.spans,
+            self.state.get("queries"),
         )
 
     def write_prompt(
@@ -253,6 +254,8 @@ def per_slot(state: Mapping[str, Shape]) -> set[str]:
     for name, own in state.items():
         if "S" in own and own[:2] != ("H", "S"):
             raise ScopeError(f"state {name} has shape {own}; one of slots begins with H, S")
+        if name == "queries" and (len(own) != 3 or own[0] != "H_q" or own[2] != "D"):
+            raise ScopeError(f"state queries has shape {own}; it is a ring, H_q, w, D")
     return {name for name, own in state.items() if "S" in own}
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from scope.cache.arena import SpannedLayer
 from scope.cache.layer import SlotLayer
 from scope.kernels import Backend, FusingBackend, fuses
-from scope.kernels.tensors import FREE, NewTokens, Ranking, Received, Sight, rotated
+from scope.kernels.tensors import FREE, NewTokens, Ranking, Received, Sight
 from scope.methods.recipe import Recipe
 from scope.methods.score import Slots
 
@@ -23,9 +23,9 @@ def decode(
 ) -> Tensor:
     """Append one token per row, attend to what is seen, then evict what must go.
 
-    A score that a kernel knows goes through that kernel at once; any other runs between two, and so
-    does a strategy that rewrites, and the choice of working sets. On a GPU either way is recorded
-    with the step.
+    A score that a kernel knows goes through that kernel at once; any other runs between two where
+    it is asked, and so does a strategy that rewrites, and the choice of working sets. On a GPU
+    either way is recorded with the step.
 
     Args:
         layer: the slots.
@@ -33,7 +33,7 @@ def decode(
         recipe: the methods.
         new: the tokens.
         sight: what they see.
-        asks: whether the score is asked what tokens are worth; else none may leave.
+        asks: whether seldom scores and strategies that rewrite are asked; else none may leave.
 
     Returns:
         ``[B, H_q, D]`` attention output.
@@ -41,15 +41,21 @@ def decode(
     score, strategy = recipe.score, recipe.strategy
     dtype = new.queries.dtype if recipe.score_dtype == "model" else torch.float32
     received = Received((score or strategy).group_reduction, dtype)
-    looks = strategy.rewrites or layer.refreshing or recipe.heads.share_heads
+    rewrites = strategy.rewrites and asks
+    looks = rewrites or layer.refreshing or (recipe.heads.share_heads and asks)
+    kernel = score.kernel if score else None
+    # Kernels begin the states of the scores that they know, and of no other.
+    begun = score.state.keys() if score and kernel else set()
+    if score and score.seldom and not asks:
+        kernel = kernel or "recent"  # none may leave: any looks for a free slot
     if layer.working is not None:
         sight = replace(sight, listed=layer.working.listed)
-    if fuses(backend) and not looks and (score is None or score.kernel):
+    if fuses(backend) and not looks and layer.per_slot <= begun and (score is None or kernel):
         ranking = Ranking(
-            kernel=score.kernel if score else None,
+            kernel=kernel,
             received=received,
             recent=strategy.recent,
-            state={name: layer.state[name] for name in (score.state if score else ())},
+            state={name: layer.state[name] for name in begun},
             constants=vars(score) if score else {},
             draw=layer.draw,
             layer=layer.number,
@@ -64,15 +70,11 @@ def decode(
         layer.take(plain)
         return output
 
-    if new.rotation is not None:
-        cos, sin = (part[:, None] for part in new.rotation)
-        queries, keys = (rotated(states, cos, sin) for states in (new.queries, new.keys))
-        new = NewTokens(queries, keys, new.values)
     layer.clear_state_of_new()
     if layer.working is not None and layer.refreshing:
         full = layer.full
         if strategy.drifts:
-            full = layer.working.drift(full, strategy.drifted, new.queries)
+            full = layer.working.drift(full, strategy.drifted, new.turned.queries)
         sight = replace(sight, listed=replace(layer.working.listed, full=full))
     if score is None and not looks:
         output, _ = backend.attend(layer.slots, layer.counts, new, sight)
@@ -81,8 +83,6 @@ def decode(
 
     output, current = backend.attend(layer.slots, layer.counts, new, sight, received)
     slots = _slots(layer, new, current, sight, strategy.recent)
-    if score is not None:
-        score.watch(slots)
     if layer.working is not None and layer.refreshing:
         best = strategy.rank(slots)
         layer.working.refresh(backend, full, layer.slots, best, slots.newest)
@@ -90,9 +90,8 @@ def decode(
     if score is not None:
         # Where none may leave any number does: it is a free slot that is looked for.
         worth = current
-        if asks:
+        if asks or not score.seldom:
             worth = recipe.heads.joined(score.worth(slots).float(), current.shape[1])
-    rewrites = strategy.rewrites and asks
     if rewrites:
         slots = replace(slots, positions=slots.positions.clone(), ranks=slots.ranks.clone())
     backend.evict(layer.slots, layer.counts, worth, strategy.recent)
@@ -135,8 +134,7 @@ def _slots(layer: SlotLayer, new: NewTokens, current: Tensor, sight: Sight, rece
         position=layer.counts.position,
         protected=layer.counts.protected,
         recent=recent,
-        queries=new.queries,
-        new_values=new.values,
+        new=new,
         current=current,
         draw=layer.draw,
         layer=layer.number,

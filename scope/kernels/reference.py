@@ -41,6 +41,7 @@ def attend(
     received: Received | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Append one token per row and attend to what is seen; see `Backend`."""
+    new = new.turned
     listed, stored = sight.listed, new
     if slots.key_scale is not None:
         stored = replace(new, keys=slots.key_scale.codes(new.keys[:, :, None])[:, :, 0])
@@ -52,7 +53,7 @@ def attend(
 
 def look(slots: SlotTensors, counts: StepCounts, new: NewTokens, sight: Sight) -> Tensor:
     """Attend to what is held after a step; see `Backend`."""
-    return _attended(slots, counts, new.queries, sight, None)[0]
+    return _attended(slots, counts, new.turned.queries, sight, None)[0]
 
 
 def _attended(
@@ -162,6 +163,10 @@ def _append(slots: SlotTensors, counts: StepCounts, new: NewTokens) -> None:
     _put(slots.values, slot, new.values)
     slots.positions.scatter_(2, slot, counts.position[:, None, None].expand_as(slot))
     slots.ranks.scatter_(2, slot, counts.newest[:, None, None].expand_as(slot))
+    if slots.last_queries is not None:
+        place = (counts.newest % slots.last_queries.shape[2]).long()[:, None, None, None]
+        query = new.queries[:, :, None].float()
+        slots.last_queries.scatter_(2, place.expand_as(query), query)
 
 
 def _put(there: Tensor, place: Tensor, states: Tensor) -> None:

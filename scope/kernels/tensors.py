@@ -160,6 +160,7 @@ class SlotTensors:
         key_scale: what ``keys`` are codes by; None where they are keys.
         compact: what is held of the prompts outside the slots; None if nothing is.
         spans: where each head's slots are; None where B, H and S say so.
+        last_queries: ``[B, H_q, w, D]`` float32, rank r in place r % w; None if nobody asks.
     """
 
     keys: Tensor
@@ -170,6 +171,7 @@ class SlotTensors:
     key_scale: KeyScale | None = None
     compact: CompactTensors | None = None
     spans: Spans | None = None
+    last_queries: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -235,6 +237,15 @@ class NewTokens:
     keys: Tensor
     values: Tensor
     rotation: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def turned(self) -> "NewTokens":
+        """The same after RoPE."""
+        if self.rotation is None:
+            return self
+        cos, sin = (part[:, None] for part in self.rotation)
+        queries, keys = (rotated(states, cos, sin) for states in (self.queries, self.keys))
+        return NewTokens(queries, keys, self.values)
 
 
 @dataclass(frozen=True)

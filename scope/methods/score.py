@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from scope.kernels.tensors import FREE, GroupReduction, Kernel, mixed
+from scope.kernels.tensors import FREE, GroupReduction, Kernel, NewTokens, mixed
 from scope.methods.options import option
 from scope.methods.prompt import Prompt
 
@@ -34,8 +34,7 @@ class Slots:
         position: ``[B]`` int32, its position.
         protected: ``[B]`` int32; ranks below it never leave.
         recent: R, newest tokens that do not leave.
-        queries: ``[B, H_q, D]`` of the new token, after RoPE.
-        new_values: ``[B, H, D]`` of the new token.
+        new: the new token's states.
         current: ``[B, H, S]`` float32 attention of this step to each slot.
         draw: ``[B]`` int64, a 32-bit number that chance makes of each row's prompt.
         layer: number of the layer, from 0.
@@ -53,8 +52,7 @@ class Slots:
     position: Tensor
     protected: Tensor
     recent: int
-    queries: Tensor
-    new_values: Tensor
+    new: NewTokens
     current: Tensor
     draw: Tensor
     layer: int
@@ -78,6 +76,16 @@ class Slots:
         return (mixed(mixed(self.ranks.long()) + chance) >> 8).float()
 
     @property
+    def queries(self) -> Tensor:
+        """``[B, H_q, D]`` of the new token, after RoPE."""
+        return self.new.turned.queries
+
+    @property
+    def new_values(self) -> Tensor:
+        """``[B, H, D]`` of the new token."""
+        return self.new.values
+
+    @property
     def is_new(self) -> Tensor:
         """``[B, H, S]`` bool, the slots of the new token."""
         return self.ranks == self.newest[:, None, None]
@@ -99,7 +107,8 @@ class Score(ABC):
         kernel: a kernel that attends, ranks as `worth` does and evicts at once; without one `worth`
             runs between two kernels.
         state: what it remembers, by name: per slot if the shape holds "S", otherwise per layer or
-            head.
+            head. One named ``queries``, of ``("H_q", w, "D")``, is a ring of the last w queries
+            that each step adds its own to, that of rank r in place r % w; 0 where none has come.
         seldom: whether `worth` is asked only after steps at which some token leaves, which then are
             a record of their own: for what would cost too much at every step.
         group_reduction: how the attention of the query heads of a group becomes one number.
@@ -128,9 +137,6 @@ class Score(ABC):
         Called at every step, also where none leaves, so that a state may be brought up to date;
         unless `seldom`.
         """
-
-    def watch(self, slots: Slots) -> None:  # noqa: B027  # most have nothing to remember
-        """Bring a state up to date, in place: called at every step, before `worth`."""
 
     def initial(self, config: PreTrainedConfig, layer: int) -> Mapping[str, Tensor]:
         """What states that are not per slot start with, for a layer of this model; 0 if not said.

@@ -175,9 +175,9 @@ class Strategy(ABC):
         raise NotImplementedError
 
     def rewrite(self, slots: Slots, leaving: Tensor) -> None:
-        """Change what stays, in place, by what leaves after this step; maybe nothing does.
+        """Change what stays, in place, by what leaves after this step.
 
-        Called at every step; with a `seldom` score, only where something leaves in some row.
+        Called after steps at which something leaves in some row.
 
         Args:
             slots: as they were before anything left.

@@ -16,11 +16,7 @@ from scope.methods.score import AttentionScore, Shape, Slots
 
 @dataclass(frozen=True)
 class LastQueries(AttentionScore):
-    """Base of scores that need the last w queries; each is noted as it comes, in a ring.
-
-    Attributes:
-        state: the ring, ``[B, H_q, w, D]``; where no query has come yet, it is 0.
-    """
+    """Base of scores that need the last w queries."""
 
     seldom: ClassVar[bool] = True
     state: ClassVar[Mapping[str, Shape]] = {"queries": ("H_q", "last_queries", "D")}
@@ -30,12 +26,6 @@ class LastQueries(AttentionScore):
     def __post_init__(self) -> None:
         if self.last_queries < 1:
             raise ScopeError(f"last_queries is {self.last_queries}; it must be at least 1")
-
-    def watch(self, slots: Slots) -> None:
-        ring = slots.state["queries"]
-        place = (slots.newest % self.last_queries).long()[:, None, None, None]
-        place = place.expand(-1, ring.shape[1], 1, ring.shape[3])
-        ring.scatter_(2, place, slots.queries[:, :, None].float())
 
     def ages(self, slots: Slots) -> Tensor:
         """``[B, w]`` steps since each query of the ring came; 0 is the newest."""

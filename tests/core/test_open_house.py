@@ -13,6 +13,7 @@ from scope import Compression, ScopeError, SlotCache, patch
 from scope.cache import cache as cache_module
 from scope.decoding.slide import Slide
 from scope.generation.session import Session
+from scope.kernels.tensors import NewTokens
 from scope.methods.api import AttentionScore, Entries, Prompt, Score, Slots
 from scope.scores.cumulative import Cumulative
 from tests.core.tiny import backend, random_tokens, tiny_factors, tiny_heads, tiny_model
@@ -29,9 +30,29 @@ PROMPT = {"max_capacity_prompt": 20, "window_size": 4}
 POOL = {"decoding_window_size": 6, "decoding_recent_size": 2}
 ENDS = {"whole_sinks": 1, "whole_recent": 2}
 PRUNED = {"pruned_channels": 0.5, **ENDS}
+
+
+class SeldomCounted(Counted):
+    """Has a state per slot that no kernel knows; what leaves has counted most."""
+
+    name: ClassVar[str] = "counted now and then"
+    seldom: ClassVar[bool] = True
+
+    def worth(self, slots: Slots) -> Tensor:
+        return -super().worth(slots)
+
+
 COMPRESSIONS = {
     "value norm": Compression(ValueNorm, "slide", norm=2, **PROMPT, **POOL),
     "counted": Compression("H2O", "slide", decoding_score=Counted, **PROMPT, **POOL),
+    "counted, seldom": Compression(
+        "ALLKV",
+        "periodic",
+        decoding_score=SeldomCounted,
+        period=2,
+        decoding_window_size=3,
+        decoding_recent_size=1,
+    ),
     "counted, unified": Compression("H2O", "h2o", decoding_score=Counted, **PROMPT, **POOL),
     "snapkv, seldom": Compression(
         "H2O",
@@ -67,6 +88,17 @@ COMPRESSIONS = {
     "zigzag heads, whole generation": Compression("ZigZagKV", per_head=True, **PROMPT),
     "zigzag heads, by a score in torch": Compression(
         "H2O", "adaptive", budget="zigzag", per_head=True, decoding_score=Counted, **PROMPT, **POOL
+    ),
+    "zigzag heads, seldom": Compression(
+        "H2O",
+        "periodic",
+        budget="zigzag",
+        per_head=True,
+        last_queries=3,
+        period=2,
+        decoding_window_size=3,
+        decoding_recent_size=1,
+        **PROMPT,
     ),
     "zigzag heads, merged": Compression(
         "H2O", Merged, budget="zigzag", per_head=True, **PROMPT, **POOL
@@ -190,8 +222,7 @@ def test_redundancy_is_the_mean_cosine() -> None:
         position=nothing,
         protected=nothing,
         recent=1,
-        queries=nothing,
-        new_values=nothing,
+        new=NewTokens(nothing, nothing, nothing),
         current=current,
         draw=nothing,
         layer=0,
@@ -303,6 +334,10 @@ class ReadInPart(Slide):
     working_set = 4
 
 
+class NotARing(Counted):
+    state: ClassVar[dict] = {"queries": ("H", "S")}
+
+
 class StateOfTwo(Slide):
     state: ClassVar[dict] = {"count": ("H", "S")}
 
@@ -332,6 +367,7 @@ class OneWorthForAllHeads(AttentionScore):
             {"decoding_metric": "slide", "decoding_score": StateOfQueryHeads, **POOL},
             "begins with H, S",
         ),
+        ({"decoding_metric": "slide", "decoding_score": NotARing, **POOL}, "it is a ring"),
         (
             {"decoding_metric": StateOfTwo, "decoding_score": Counted, **POOL},
             "both have a state named count",
@@ -343,6 +379,7 @@ class OneWorthForAllHeads(AttentionScore):
         "read in part",
         "fewer entries",
         "state of query heads",
+        "not a ring",
         "one name",
     ],
 )

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from baselines.allkv import ALLKV
 from scope.budgets.whole import Whole
-from scope.cache.layer import SlotLayer
+from scope.cache.layer import SlotLayer, per_slot
 from scope.cache.step import decode, look
 from scope.decoding.none import NoEviction
 from scope.kernels import reference
@@ -97,7 +97,7 @@ class Twins:
         batch = len(case.prompts)
         for layer, dtype in zip(self.layers, (torch.float64, case.dtype), strict=True):
             like = torch.empty(case.head_dim, dtype=dtype, device=DEVICE)
-            state = dict.fromkeys(STATES, ("H", "S"))
+            state = dict.fromkeys(STATES, ("H", "S")) | {"queries": ("H_q", 3, "D")}
             layer.allocate(like, batch, case.heads, case.heads * case.group, self.slots, state)
         self.newest, self.held = [0] * batch, [0] * batch
         for row, length in enumerate(case.prompts):
@@ -136,10 +136,12 @@ class Twins:
         queries = self.normal(batch, case.heads * case.group, case.head_dim) * case.sharpness
         keys, values = self.normal(2, batch, case.heads, case.head_dim)
         outputs = []
+        asks = recipe.score is None or not recipe.score.seldom or any(losses)
         for layer, kernels in zip(self.layers, (reference, backend), strict=True):
+            layer.per_slot = per_slot(recipe.score.state if recipe.score else {})
             layer.counts = StepCounts(counts[0], *counts, max(losses), self.slots)
             new = NewTokens(*(states.to(layer.keys.dtype) for states in (queries, keys, values)))
-            outputs.append(decode(layer, kernels, recipe, new, Sight(SCALING, case.window), True))
+            outputs.append(decode(layer, kernels, recipe, new, Sight(SCALING, case.window), asks))
         return outputs[0], outputs[1]
 
     def check_equal(self, steps: int, recipe: Recipe, tolerance: float = 1e-4) -> None:
@@ -152,8 +154,9 @@ class Twins:
             if self.newest[0] + 1 < self.slots:
                 assert torch.equal(fast.vacant, slow.vacant)
             held = (fast.positions != FREE) & (fast.ranks >= self.case.protected)
-            for name in recipe.score.state if recipe.score else ():
+            for name in fast.per_slot:
                 torch.testing.assert_close(fast.state[name][held], slow.state[name][held])
+            torch.testing.assert_close(fast.state["queries"], slow.state["queries"])
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -216,6 +219,18 @@ def test_no_score(name: str) -> None:
 def test_every_score(name: str, score: str, options: dict[str, float]) -> None:
     case = CASES[name]
     Twins(case, seed=10).check_equal(case.steps, recipe_of(score, **options))
+
+
+@pytest.mark.parametrize("name", ["several losses", "sliding window", "odd group"])
+def test_a_seldom_score_is_asked_where_tokens_leave(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other steps run in the kernels that attend and evict, and find slots that were freed."""
+    case, between = replace(CASES[name], period=3), []
+    attend = backend.attend
+    monkeypatch.setattr(backend, "attend", lambda *args: between.append(args) or attend(*args))
+    Twins(case, seed=12).check_equal(10, recipe_of("snapkv_decode", last_queries=3))
+    assert len(between) < 5
 
 
 def test_largest_of_the_group() -> None:

@@ -9,6 +9,7 @@ what is due comes as tensors of counts.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import triton
@@ -54,7 +55,8 @@ def attend_and_evict(
 
     See `FusingBackend`. Rows of the queries, keys and values may be strided, heads may not.
     """
-    split = _attend_splits(slots, counts, new, sight, counts.protected if ranking.kernel else None)
+    scored = "unprotected" if ranking.kernel in _OF_ATTENTION else None
+    split = _attend_splits(slots, counts, new, sight, scored)
     output = _empty_output(new)
     _launch_finish(split, slots, counts, output, ranking)
     return output
@@ -68,8 +70,7 @@ def attend(
     received: Received | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Append one token per row and attend to what is seen; see `Backend`."""
-    every_slot = torch.zeros_like(counts.protected)
-    split = _attend_splits(slots, counts, new, sight, every_slot if received else None)
+    split = _attend_splits(slots, counts, new, sight, "all" if received else None)
     output = _empty_output(new)
     if received is None:
         _launch_finish(split, slots, counts, output, None)
@@ -91,8 +92,10 @@ def evict(slots: SlotTensors, counts: StepCounts, worth: Tensor | None, recent: 
     """Free the slots of the least worthy tokens, and choose the next vacant one; see `Backend`."""
     batch, heads, length, _ = slots.shape
     warps = _plan(slots, block_group=1, length=length).finishing_warps
+    if worth is not None and worth.stride(2) != 1:
+        worth = worth.contiguous()
     _evict[heads, batch](
-        None if worth is None else worth.contiguous(),
+        worth,
         slots.positions,
         slots.ranks,
         slots.vacant,
@@ -100,6 +103,7 @@ def evict(slots: SlotTensors, counts: StepCounts, worth: Tensor | None, recent: 
         counts.newest,
         counts.protected,
         counts.losses,
+        *((0, 0) if worth is None else worth.stride()[:2]),
         length,
         recent,
         SPANS=slots.spans is not None,
@@ -132,10 +136,10 @@ def _attend_splits(
     counts: StepCounts,
     new: NewTokens,
     sight: Sight,
-    first_scored: Tensor | None,
+    scored: Literal["all", "unprotected"] | None,
     joins: bool = True,
 ) -> _Splits:
-    """Attend; logits are kept of the slots from ``first_scored`` ``[B]`` on, None for none.
+    """Attend; logits are kept of the slots that are ``scored``.
 
     The new tokens join what is held, or their queries look alone.
     """
@@ -146,7 +150,6 @@ def _attend_splits(
     in_part = listed is not None and listed.full is None
     names = listed.slots.shape[-1] if listed is not None else 0
     plan = _plan(slots, block_group, names if in_part else length)
-    scored = first_scored is not None
     wide = {"dtype": torch.float32, "device": new.queries.device}
     logits = torch.empty(batch, heads, group, length if scored else 0, **wide)
     weighted = torch.empty(batch, heads, plan.splits, group, head_dim, **wide)
@@ -176,8 +179,9 @@ def _attend_splits(
         listed.values if listed is not None else None,
         *_spans(slots),
         counts.newest,
-        first_scored if scored else counts.protected,
+        counts.protected,
         counts.position,
+        slots.last_queries,
         logits,
         weighted,
         maxima,
@@ -189,6 +193,7 @@ def _attend_splits(
         length,
         compact.positions.shape[2] if compact else 0,
         names,
+        0 if slots.last_queries is None else slots.last_queries.shape[2],
         sight.scaling,
         WINDOW=sight.sliding_window or 0,
         GROUP=group,
@@ -394,8 +399,9 @@ def _attend(
     room_ptr,
     gap_ptr,
     newest_ptr,
-    first_scored_ptr,
+    protected_ptr,
     position_ptr,
+    last_queries_ptr,
     logits_ptr,
     weighted_ptr,
     maxima_ptr,
@@ -415,6 +421,7 @@ def _attend(
     slots,
     compact_slots,
     names,
+    last_queries,
     scaling,
     WINDOW: tl.constexpr,
     GROUP: tl.constexpr,
@@ -463,7 +470,9 @@ def _attend(
     new_slot = tl.load(vacant_ptr + pair)
     newest = tl.load(newest_ptr + row)
     position = tl.load(position_ptr + row)
-    first_scored = tl.load(first_scored_ptr + row) - gap
+    first_scored = 0
+    if SCORED == "unprotected":
+        first_scored = tl.load(protected_ptr + row) - gap
 
     group_ptr = queries_ptr + row * queries_stride + (head * GROUP + g[:, None]) * HEAD_DIM
     query = _rotated(group_ptr, cos_ptr, sin_ptr, d[None, :], grouped, ROTATE, HEAD_DIM)
@@ -499,8 +508,12 @@ def _attend(
         if is_first:
             tl.store(keys_ptr + new_slot * HEAD_DIM + d, new_key)
             tl.store(values_ptr + new_slot * HEAD_DIM + d, new_value)
-            if SCORED:
+            if SCORED is not None:
                 tl.store(logits_ptr + g * slots + new_slot, new_logits, mask=g < GROUP)
+            if last_queries_ptr is not None:
+                noted = (pair * GROUP + g[:, None]) * last_queries + newest % last_queries
+                noted_ptr = last_queries_ptr + noted * HEAD_DIM + d[None, :]
+                tl.store(noted_ptr, query.to(tl.float32), mask=grouped)
 
     if COMPACT:
         k = tl.arange(0, BLOCK_CHANNELS)
@@ -583,7 +596,7 @@ def _attend(
         key = tl.load(held_keys_ptr + places[None, :] + d[:, None], mask=inside[None, :], other=0.0)
         logits = tl.dot(slot_query, key.to(IN_SLOTS), input_precision="ieee") + base[:, None]
         logits = tl.where(visible[None, :], logits * factor, float("-inf"))
-        if SCORED:
+        if SCORED is not None:
             scored = grouped & (inside & (slot >= first_scored) & (slot != new_slot))[None, :]
             tl.store(logits_ptr + g[:, None] * slots + slot[None, :], logits, mask=scored)
         value = tl.load(
@@ -827,6 +840,8 @@ def _evict(
     newest_ptr,
     protected_ptr,
     losses_ptr,
+    worth_row_stride,
+    worth_head_stride,
     slots,
     recent,
     SPANS: tl.constexpr,
@@ -842,7 +857,7 @@ def _evict(
     newest = tl.load(newest_ptr + row)
     vacant = newest + 1 - gap
     if GIVEN:
-        worth_ptr += pair * slots
+        worth_ptr += row * worth_row_stride + tl.program_id(0) * worth_head_stride
         protected = tl.load(protected_ptr + row)
         losses = tl.load(losses_ptr + row)
         start = tl.maximum(tl.minimum(protected, newest) - gap, 0)
