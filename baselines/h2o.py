@@ -7,7 +7,7 @@ from torch import Tensor
 
 from scope.budgets.uniform import Uniform
 from scope.kernels.tensors import GroupReduction
-from scope.methods.budget import Budget
+from scope.methods.budget import Budget, Part
 from scope.methods.compressor import Compressor, ScoredCompressor
 from scope.methods.fidelity import Fidelity
 from scope.methods.options import option
@@ -28,6 +28,7 @@ class H2O(ScoredCompressor):
     name: ClassVar[str] = "H2O"
     about: ClassVar[str] = "what all queries attend to (causal column sums)"
     budget: ClassVar[type[Budget]] = Uniform
+    own_choice: ClassVar[Part | None] = "layer"
     causal: ClassVar[bool] = True
 
     group_reduction: GroupReduction = option(

@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from scope.budgets.blocks import Blocks, SquaredAttention
-from scope.methods.budget import Budget
+from scope.methods.budget import Budget, Part
 from scope.methods.compressor import ScoredCompressor
 from scope.methods.prompt import Prompt
 
@@ -23,6 +23,7 @@ class KVCompress(SquaredAttention, ScoredCompressor):
     name: ClassVar[str] = "KVCompress"
     about: ClassVar[str] = "what the last w queries attend to, squared; blocks of all heads compete"
     budget: ClassVar[type[Budget]] = Blocks
+    own_choice: ClassVar[Part | None] = "layer"
 
     @property
     def last_kept(self) -> int:

@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 
 from baselines.h2o import H2O
 from scope.errors import ScopeError
-from scope.methods.budget import Share
+from scope.methods.budget import Part, Share
 from scope.methods.compressor import Compressor, window_and_best
 from scope.methods.fidelity import Fidelity
 from scope.methods.options import option
@@ -36,6 +36,7 @@ class KVMerger(H2O):
 
     name: ClassVar[str] = "KVMerger"
     about: ClassVar[str] = "runs of similar keys as one entry, Gaussian weights around the heaviest"
+    own_choice: ClassVar[Part | None] = "head"
 
     least_similarity: float = option(0.75, "eps, cosine of neighbouring keys above which they join")
     sigma: float = option(5.0, "width of the Gaussian that weighs a run's keys")

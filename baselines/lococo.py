@@ -50,7 +50,7 @@ class LoCoCo(Trained, H2O):
         return cls
 
     def compress(self, prompt: Prompt, share: Share) -> Entries:
-        heads = self.heads_for(prompt.keys, prompt.layer)
+        heads = self.heads_for(prompt.keys)
         window = min(self.window_size, prompt.length, int(np.min(share)))
         rest, pivots = split(self.score(prompt), share, window, heads.slots)
         least = int(np.min(share)) - window
@@ -106,7 +106,7 @@ class LoCoCoDecoding(Trained, RecentWindow):
         return np.where(now.lengths > budget, budget + 1 - self.period, NEVER)
 
     def rewrite(self, slots: Slots, leaving: Tensor) -> None:
-        heads = self.heads_for(slots.keys, slots.layer)
+        heads = self.heads_for(slots.keys)
         may_go = (slots.ranks != FREE) & (slots.ranks <= slots.newest[:, None, None] - self.recent)
         last = torch.iinfo(torch.int64).max
         order = by_worth_then_newest(slots.state["total"], slots.ranks).masked_fill(~may_go, last)

@@ -10,8 +10,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import conv1d
+from transformers import PreTrainedConfig
 
 from scope.errors import ScopeError
+from scope.methods.rope import head_dim_of
 
 RECALL = "recall"  # names the heads that the recall model comes with
 
@@ -91,16 +93,6 @@ class Heads:
     def on(self, device: torch.device) -> "Heads":
         """The same on a device, in float32."""
         return Heads(*(getattr(self, field.name).float().to(device) for field in fields(self)))
-
-    def check(self, layer: int, head_dim: int) -> None:
-        """Refuse a model that these heads were not trained for."""
-        layers, _, channels, _ = self.weight.shape
-        if layer >= layers or channels != 2 * head_dim:
-            raise ScopeError(
-                f"these heads are for a model of {layers} layers and heads of {channels // 2}, and "
-                f"layer {layer} here has heads of {head_dim}; train heads for this model with "
-                "python -m scripts.train_lococo, and name their file with heads"
-            )
 
     def mix(
         self, layer: int, keys: Tensor, values: Tensor, there: Tensor, pivots: Tensor
@@ -182,14 +174,24 @@ class Trained:
     def _by_device(self) -> dict[torch.device, Heads]:
         return {}
 
-    def heads_for(self, keys: Tensor, layer: int) -> Heads:
-        """The heads beside keys ``[..., D]`` of a layer.
+    def check_model(self, config: PreTrainedConfig) -> None:
+        """Refuse a model that the heads were not trained for.
 
         Raises:
             ScopeError: where they are not a file of heads, or those of another model.
         """
+        layers, _, channels, _ = Heads.load(self.heads).weight.shape
+        own_layers, head_dim = config.num_hidden_layers, head_dim_of(config)
+        if own_layers > layers or channels != 2 * head_dim:
+            raise ScopeError(
+                f"heads {self.heads} are for a model of {layers} layers and heads of "
+                f"{channels // 2}, and this one has {own_layers} and heads of {head_dim}; train "
+                "heads for this model with python -m scripts.train_lococo, and name their file "
+                "with heads"
+            )
+
+    def heads_for(self, keys: Tensor) -> Heads:
+        """The heads beside keys."""
         if keys.device not in self._by_device:
             self._by_device[keys.device] = Heads.load(self.heads).on(keys.device)
-        heads = self._by_device[keys.device]
-        heads.check(layer, keys.shape[-1])
-        return heads
+        return self._by_device[keys.device]

@@ -9,7 +9,7 @@ from torch.nn import functional
 from scope.budgets.uniform import Uniform
 from scope.errors import ScopeError
 from scope.kernels.tensors import GroupReduction
-from scope.methods.budget import Budget
+from scope.methods.budget import Budget, Part
 from scope.methods.compressor import ScoredCompressor
 from scope.methods.options import option
 from scope.methods.prompt import Prompt
@@ -27,6 +27,7 @@ class SnapKV(ScoredCompressor):
     about: ClassVar[str] = "what the last w queries attend to, pooled over neighbours"
     budget: ClassVar[type[Budget]] = Uniform
     published_delta: ClassVar[int | None] = 15
+    own_choice: ClassVar[Part | None] = "layer"
 
     kernel_size: int = option(7, "pooling width of the prompt's scores, odd")
     pooling: Literal["maxpool", "avgpool"] = option("maxpool", "pooling of the prompt's scores")

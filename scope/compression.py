@@ -143,8 +143,6 @@ class Compression:
             {name: methods.reads[name].check(value) for name, value in options.items()},
         )
         recipe = self.recipe(max_new_tokens=1)
-        recipe.compressor.check(recipe.budget)
-        recipe.storage.check(recipe.compressor, recipe.strategy, recipe.score, recipe.frozen_prefix)
         # A method finds some of its defaults itself.
         set_field(self, "options", {})
         heads = recipe.heads if recipe.heads.share_heads else None

@@ -35,6 +35,7 @@ from baselines.lococo import split
 from baselines.lococo_heads import Heads
 from scope.errors import ScopeError
 from scope.harness.models import load_model, load_tokenizer
+from scope.methods.rope import head_dim_of
 from scope.recall.task import RecallTask
 from scripts.checkpoint import load_checkpoint, save_checkpoint
 
@@ -289,9 +290,8 @@ class Training:
 def untrained(recipe: Recipe, model: PreTrainedModel) -> Heads:
     """Heads of the right shape for a model, before training."""
     config = model.config.get_text_config()
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return Heads.random(
-        config.num_hidden_layers, recipe.slots, head_dim, recipe.kernel, recipe.seed
+        config.num_hidden_layers, recipe.slots, head_dim_of(config), recipe.kernel, recipe.seed
     )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from scope.errors import ScopeError
-from scope.methods.budget import Capacity
+from scope.methods.budget import Capacity, Part
 from scope.methods.options import option
 from scope.methods.prompt import Prompt
 
@@ -84,6 +84,10 @@ class Blocks(SquaredAttention, Capacity):
                 f"{self.block_size}, and max_capacity_prompt is {self.max_capacity_prompt}; raise "
                 "it to that, or lower protected_window"
             )
+
+    @property
+    def own_share(self) -> Part:
+        return "head"
 
     def ceiling(self, length: int, num_layers: int) -> Sequence[int]:
         return [max(length, self.max_capacity_prompt)] * num_layers

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from scope.errors import ScopeError
-from scope.methods.budget import Budget, Capacity
+from scope.methods.budget import Budget, Capacity, Part
 from scope.methods.fidelity import Fidelity
 from scope.methods.options import option
 
@@ -35,6 +35,10 @@ class Pyramid(Capacity):
     @classmethod
     def under(cls, fidelity: Fidelity) -> type[Budget]:
         return cls if fidelity.pyramid_at_every_length else PublishedPyramid
+
+    @property
+    def own_share(self) -> Part:
+        return "layer"
 
     def ceiling(self, length: int, num_layers: int) -> Sequence[int]:
         if length <= self.max_capacity_prompt:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scope.errors import ScopeError
-from scope.methods.budget import Capacity
+from scope.methods.budget import Capacity, Part
 from scope.methods.options import option
 from scope.methods.prompt import Prompt
 
@@ -56,6 +56,10 @@ class ZigZag(Capacity):
     def least(self) -> int:
         """B_bound; the window always has room."""
         return max(self.window_size, int(self.least_share * self.max_capacity_prompt))
+
+    @property
+    def own_share(self) -> Part:
+        return "head" if self.per_head else "layer"
 
     def ceiling(self, length: int, num_layers: int) -> Sequence[int]:
         return [max(length, self.max_capacity_prompt)] * num_layers

@@ -67,7 +67,7 @@ class SlotCache(Cache):
         if max_new_tokens < 1:
             raise ScopeError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
         self.recipe = compression.recipe(max_new_tokens)
-        owners = self.recipe.sharing.owners(config)
+        owners = self.recipe.owners(config)
         super().__init__(layers=[SlotLayer(*both) for both in enumerate(owners)])
         self.config, self.num_layers = config, config.num_hidden_layers
         self.max_new_tokens = max_new_tokens

@@ -77,7 +77,7 @@ class Latents:
         if bool((entries.positions != entries.positions[:1]).any()):
             raise ScopeError(
                 "low_rank holds a token for all heads of a layer, and they keep different ones; "
-                "give share_heads true"
+                "give share_heads true, or take a method by which they agree"
             )
         count = int(storage.compact(np.array(entries.positions.shape[1])))
         self.count[row] = count

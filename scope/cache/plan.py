@@ -20,6 +20,7 @@ from scope.kernels.tensors import CompactTensors, KeyScale
 from scope.methods.lorc import Factors
 from scope.methods.minicache import is_merged
 from scope.methods.recipe import Recipe
+from scope.methods.rope import head_dim_of
 from scope.methods.strategy import Counts
 
 
@@ -67,11 +68,10 @@ class CachePlan:
     ) -> "CachePlan":
         """Plan for prompts of these lengths and a model of this configuration."""
         config = config.get_text_config()
-        owners, low_rank = recipe.sharing.owners(config), recipe.storage.low_rank
+        owners, low_rank = recipe.owners(config), recipe.storage.low_rank
         layers, longest = len(owners), max(prompt_lengths)
         repeated = recipe.cached_heads == "query"
         query_heads = config.num_attention_heads
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // query_heads
         return cls(
             recipe=recipe,
             max_new_tokens=max_new_tokens,
@@ -85,7 +85,7 @@ class CachePlan:
             # Some families have no other heads, and say nothing of them.
             heads=(not repeated and getattr(config, "num_key_value_heads", None)) or query_heads,
             query_heads=query_heads,
-            head_dim=head_dim,
+            head_dim=head_dim_of(config),
             vocabulary=config.vocab_size,
             factors=tuple(
                 Factors.load(low_rank, config, layer) for layer in owners if low_rank is not None

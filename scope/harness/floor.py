@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from scope.generation.work import Work
+from scope.methods.rope import head_dim_of
 
 _RUNS, _IN_A_ROW = 3, 10
 
@@ -60,8 +61,7 @@ def counts(model: PreTrainedModel, works: Iterable[Work]) -> dict[str, int]:
     config = model.config.get_text_config()
     layers = model.get_decoder().layers
     weights = sum(weight.numel() for weight in layers.parameters() if weight.ndim == 2)
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    width = config.num_attention_heads * head_dim * config.num_hidden_layers
+    width = config.num_attention_heads * head_dim_of(config) * config.num_hidden_layers
     step_bytes = sum(weight.nbytes for weight in model.parameters())
     if not config.tie_word_embeddings:  # a row of it is read for each token, not all
         step_bytes -= model.get_input_embeddings().weight.nbytes

@@ -89,6 +89,16 @@ def make_plan(job: Job, config: PreTrainedConfig, prompt_lengths: list[int]) -> 
     )
 
 
+def check_plan(job: Job, config: PreTrainedConfig) -> None:
+    """See that this model can be held as a job asks for, by the smallest of plans.
+
+    Raises:
+        ScopeError: with what would do.
+    """
+    recipe = job.compression.recipe(job.max_new_tokens)
+    CachePlan.make(config, recipe, 1, [1]).kv_bytes(getattr(torch, job.dtype))
+
+
 def weight_bytes(job: Job, config: PreTrainedConfig) -> int:
     """Bytes of the model's weights."""
     with torch.device("meta"):

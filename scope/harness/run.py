@@ -28,6 +28,7 @@ from scope.harness.floor import against_floor, counts, measured_rates, told
 from scope.harness.jobs import Job
 from scope.harness.lock import locked
 from scope.harness.models import Models, check_loadable, eos_token_ids
+from scope.harness.plan import check_plan
 from scope.harness.progress import progress
 from scope.harness.results import HASH, ResultFile, RunFile, TextKey, check_writable, key_of
 from scope.harness.starts import new_start, speed
@@ -55,8 +56,7 @@ def check_job(job: Job, models: Models, coming: Collection[Path] = ()) -> None:
     found = _Found.look(job, _examples(job, models))
     if found.finished:
         return
-    config = models.config(job.model_path).get_text_config()
-    job.compression.recipe(job.max_new_tokens).sharing.owners(config)
+    check_plan(job, models.config(job.model_path))
     check_loadable(job.model_path, job.attn_implementation)
     if job.compare_with is not None and job.compare_with.resolve() not in coming:
         found.reference_texts()

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from scope.methods.prompt import Prompt
 
 # What one layer keeps: of every head the same number, or ``[H]`` numbers.
 Share = int | NDArray[np.int64]
+
+# What decides for itself: every layer, or every head of every layer.
+Part = Literal["layer", "head"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,15 @@ class Budget(ABC):
     @property
     def capacity(self) -> int | None:
         """C, if there is one: what a prompt longer than it is cut to on average."""
+        return None
+
+    @property
+    def own_share(self) -> Part | None:
+        """What surely has a share of its own of a prompt that is cut; None if nothing has, or may.
+
+        What needs equal shares is refused by this before anything is loaded; where it is not said,
+        by the first shares that differ.
+        """
         return None
 
     @abstractmethod

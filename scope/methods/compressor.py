@@ -6,9 +6,10 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 from scope.errors import ScopeError
-from scope.methods.budget import Budget, Share
+from scope.methods.budget import Budget, Part, Share
 from scope.methods.fidelity import Fidelity
 from scope.methods.options import option
 from scope.methods.prompt import FREE, Entries, Prompt
@@ -29,6 +30,9 @@ class Compressor:
         takes_budget: whether a user may choose another.
         published_delta: the delta that the published runner gives a strategy beside it, whatever T
             and W are; None for what they say.
+        own_choice: what surely chooses its own tokens of a prompt that is cut: every head in any
+            case, or every layer, in which heads agree with ``share_heads``. None if nothing does,
+            or may: what needs equal choices is then refused by the first that differ.
     """
 
     name: ClassVar[str]
@@ -36,6 +40,7 @@ class Compressor:
     budget: ClassVar[type[Budget]]
     takes_budget: ClassVar[bool] = True
     published_delta: ClassVar[int | None] = None
+    own_choice: ClassVar[Part | None] = None
 
     @classmethod
     def under(cls, fidelity: Fidelity) -> type["Compressor"]:
@@ -44,6 +49,13 @@ class Compressor:
 
     def check(self, budget: Budget) -> None:
         """Refuse a budget that leaves this compressor no room.
+
+        Raises:
+            ScopeError: with what would do.
+        """
+
+    def check_model(self, config: PreTrainedConfig) -> None:
+        """Refuse a model that this compressor was not made for.
 
         Raises:
             ScopeError: with what would do.

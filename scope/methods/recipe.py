@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from transformers import PreTrainedConfig
+
 from scope.errors import ScopeError
 from scope.methods.budget import Budget
 from scope.methods.compressor import Compressor
@@ -49,6 +51,8 @@ class Recipe:
     sharing: Sharing = field(default_factory=Sharing)
 
     def __post_init__(self) -> None:
+        self.compressor.check(self.budget)
+        self.storage.check(self.compressor, self.strategy, self.score, self.frozen_prefix)
         if self.score is not None and self.strategy.working_set is not None:
             raise ScopeError(
                 f"the strategy {self.strategy.name} has a working set and a score by which tokens "
@@ -62,24 +66,71 @@ class Recipe:
             )
         if self.sharing.sources and self.storage.merged_layers is not None:
             raise ScopeError("share_layers and merged_layers do not go together; give one")
+        self._check_equal_tokens()
+
+    def owners(self, config: PreTrainedConfig) -> list[int]:
+        """The layers of a model that have slots.
+
+        Raises:
+            ScopeError: where these methods do not go with this model.
+        """
+        owners = self.sharing.owners(config)
+        self.compressor.check_model(config)
+        self.strategy.check_model(config)
+        return owners
 
     @property
     def follows_shares(self) -> bool:
         """Whether every generated token is on top of what a layer keeps of the prompt."""
-        own = type(self.strategy).unified_budgets is not Strategy.unified_budgets
-        return self.frozen_prefix == "prompt" and not own
+        return self.frozen_prefix == "prompt" and not self._cuts_layers
+
+    @property
+    def _cuts_layers(self) -> bool:
+        return type(self.strategy).unified_budgets is not Strategy.unified_budgets
 
     def check_unequal_heads(self) -> None:
-        """Refuse a strategy by which heads that keep less would lose more than they have.
+        """Refuse what would take more from heads that keep less than they have.
 
         Raises:
             ScopeError: with what would do.
         """
-        if not self.follows_shares:
+        if self.follows_shares:
+            return
+        reason, instead = "frozen_prefix capacity takes them for equal", "fidelity paper"
+        if self._cuts_layers:
+            reason = f"{self.strategy.name} cuts a layer to a length of its own"
+            instead = "another decoding_metric, with fidelity paper"
+        raise ScopeError(
+            f"the budget {self.budget.name} gives heads of a layer unequal numbers of tokens, and "
+            f"{reason}; take {instead}"
+        )
+
+    def _check_equal_tokens(self) -> None:
+        """Refuse what needs equal tokens in several heads or layers, where they surely differ."""
+        share, choice = self.budget.own_share, self.compressor.own_choice
+        if self.budget.capacity is None:  # prompts may never be cut
+            choice = None
+        by_share, by_choice = f"the budget {self.budget.name}", self.compressor.name
+        heads = by_choice if choice == "head" or (choice and not self.heads.share_heads) else None
+        if share == "head":
+            self.check_unequal_heads()
+            heads = by_share
+        layers = heads or (by_share if share else by_choice if choice else None)
+        if self.heads.share_heads and heads:
             raise ScopeError(
-                f"the budget {self.budget.name} gives heads of a layer unequal numbers of tokens, "
-                f"and {self.strategy.name} cuts a layer to a length of its own; take another "
-                "decoding_metric, with fidelity paper"
+                f"share_heads is true, and {heads} keeps other tokens in each head; take another, "
+                "or leave share_heads out"
+            )
+        if self.storage.low_rank is not None and heads:
+            can_agree = heads == by_choice and choice == "layer"
+            raise ScopeError(
+                f"low_rank holds a token for all heads of a layer, and {heads} keeps other ones in "
+                f"each; {'give share_heads true' if can_agree else 'take another'}"
+            )
+        if self.storage.merged_layers is not None and layers:
+            raise ScopeError(
+                f"merged_layers holds a token for two layers, and {layers} keeps other ones in "
+                "each; take ALLKV, or StreamingLLM with the same budget in all layers"
             )
 
     @property

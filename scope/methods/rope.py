@@ -17,6 +17,11 @@ _FAMILIES = (
 _STEADY = ("default", "linear", "llama3", "yarn")
 
 
+def head_dim_of(config: PreTrainedConfig) -> int:
+    """D, of a model."""
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
 def frequencies(config: PreTrainedConfig, layer: int) -> Tensor:
     """``[D/2]`` float32, by how much a position turns each pair, in one layer of a model.
 
@@ -34,7 +39,7 @@ def frequencies(config: PreTrainedConfig, layer: int) -> Tensor:
             f"can foresee: that takes one of {', '.join(_FAMILIES)}, {', '.join(_STEADY)}, and "
             "whole heads; take another method"
         )
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    head_dim = head_dim_of(config)
     turns = getattr(config, "no_rope_layers", None)
     if turns and not turns[layer]:
         return torch.zeros(head_dim // 2)

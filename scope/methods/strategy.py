@@ -13,6 +13,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 from scope.errors import ScopeError
 from scope.kernels.tensors import GroupReduction
@@ -76,6 +77,13 @@ class Strategy(ABC):
     def under(cls, fidelity: Fidelity) -> type["Strategy"]:
         """The class that stands for this one where the published code is followed."""
         return cls
+
+    def check_model(self, config: PreTrainedConfig) -> None:  # noqa: B027  # most take any
+        """Refuse a model that this strategy was not made for.
+
+        Raises:
+            ScopeError: with what would do.
+        """
 
     # --- counts, on the host ----------------------------------------------------------------------
 

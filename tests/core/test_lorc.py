@@ -80,7 +80,7 @@ def test_bytes_are_those_of_the_latents() -> None:
     ("method", "options", "told"),
     [
         ("SnapKV", {"max_capacity_prompt": 10, "window_size": 3}, "give share_heads true"),
-        ("KVMerger", {"max_capacity_prompt": 10}, "KVMerger changes them"),
+        ("LoCoCo", {"max_capacity_prompt": 10}, "LoCoCo changes them"),
         ("ALLKV", {"prompt_bits": 4}, "prompt_bits and low_rank do not go together"),
         ("ALLKV", {"fidelity": "upstream"}, "low_rank needs a prompt pool that never changes"),
         ("ALLKV", {"low_rank": "nowhere"}, "make the file with python -m scripts.lorc"),

@@ -130,6 +130,7 @@ def test_bytes_are_of_one_direction_and_two_lengths() -> None:
         ("ALLKV", "slide", {"prompt_bits": 8}, "do not go together"),
         ("ALLKV", "slide", {"share_layers": "1=0"}, "do not go together"),
         ("ALLKV", "slide", {"merged_layers": 1.5}, "from 0 to 1"),
+        ("H2O", "slide", {}, "merged_layers holds a token for two layers, and H2O keeps other"),
         ("ALLKV", "slide", {"merged_layers": None}, "says nothing without merged_layers"),
     ],
 )
@@ -138,13 +139,3 @@ def test_what_cannot_be_is_refused(
 ) -> None:
     with pytest.raises(ScopeError, match=told):
         Compression(method, strategy, **(POOL | MERGED | options))
-
-
-@pytest.mark.parametrize("method", ["SnapKV", "PyramidKV"])
-def test_layers_that_keep_different_tokens_are_told(method: str) -> None:
-    sizes = {"max_capacity_prompt": 12, "window_size": 3}
-    compression = Compression(method, "slide", **MERGED, **POOL, **sizes)
-    with patch(tiny_model("gqa", num_layers=4)) as model:
-        session = Session(model, compression, PROMPTS, STEPS)
-        with pytest.raises(ScopeError, match="keep different ones"):
-            session.prefill()

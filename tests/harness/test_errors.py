@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from scope.harness.cli import main
+from scope.harness.sweep.command import main as sweep
 from tests.harness.running import arguments_of, one_error
 
 
@@ -171,6 +173,38 @@ def test_yaml_that_is_not_text(tmp_path: Path, capsys: pytest.CaptureFixture[str
     config = tmp_path / "config.yaml"
     config.write_bytes(b"model_path: \xff\n")
     check(main(["--config", str(config)]), capsys.readouterr().err, "can't decode byte 0xff")
+
+
+@pytest.mark.parametrize("command", ["run", "run --dry_run", "sweep", "sweep --dry_run"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "KVCompress", "fidelity": "upstream"}, "the budget blocks gives heads"),
+        ({"method": "KVCompress", "share_heads": True}, "the budget blocks keeps other tokens in"),
+        ({"method": "LoCoCo"}, "heads recall are for a model of 4 layers and heads of 32, and"),
+        ({"decoding_score": "triattention", "decoding_metric": "slide"}, "calibration is None"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_methods_that_do_not_go_together_are_told_without_weights(
+    command: str,
+    options: dict[str, object],
+    message: str,
+    model_folder: Path,
+    data_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder, config = tmp_path / "model", tmp_path / "config.yaml"
+    shutil.copytree(model_folder, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    paths = {"model_path": str(folder), "data_file": str(data_file), "results_dir": str(tmp_path)}
+    config.write_text(yaml.safe_dump({**paths, "device": "cpu", "max_new_tokens": 8, **options}))
+    program, *more = command.split()
+    if program == "run":
+        code = main(["--config", str(config), *more])
+    else:
+        code = sweep([str(config), *more])
+    check(code, capsys.readouterr().err, message)
 
 
 def test_comparison_with_something_else(

@@ -12,6 +12,7 @@ from scope.harness.command_line import Parser, parse_command
 from scope.harness.jobs import Job
 from scope.harness.log import logged
 from scope.harness.models import Models
+from scope.harness.plan import check_plan
 from scope.harness.progress import progress
 from scope.harness.sweep.local import ThisProcess, tell
 from scope.harness.sweep.loop import do_units
@@ -53,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ScopeError("--ray and --shard both share the units out; give one of them")
         units = units_of(jobs, models, own.slice)
         if own.dry_run:
+            for job in jobs:
+                check_plan(job, models.config(job.model_path))
             _print_plan(units, own.shard.count if own.shard else own.workers or 1)
             return 0
         check_jobs(jobs, models)

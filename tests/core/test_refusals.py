@@ -1,0 +1,109 @@
+"""What does not go together is said before a model is there, and what is not refused runs."""
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from scope import Compression, ScopeError, SlotCache, patch
+from scope.generation.session import Session
+from scope.methods.api import Budget, Compressor
+from scope.registry import BUDGETS, COMPRESSORS, STRATEGIES
+from tests.core.tiny import compression_of, random_tokens, tiny_factors, tiny_heads, tiny_model
+
+ENDS = {"whole_sinks": 1, "whole_recent": 2}
+STORED: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "shared heads": {"share_heads": True},
+    "budgets of heads": {"per_head": True},
+    "budgets of shared heads": {"per_head": True, "share_heads": True},
+    "merged layers": {"merged_layers": 1.0, **ENDS},
+    "latents": {"low_rank": tiny_factors(), **ENDS},
+    "latents, shared heads": {"low_rank": tiny_factors(), "share_heads": True, **ENDS},
+    "few bits": {"prompt_bits": 4, "rounding_group": 16, **ENDS},
+    "few channels": {"pruned_channels": 0.5, **ENDS},
+    "8 bits": {"decode_bits": 8},
+    "shared layers": {"share_layers": "1=0"},
+}
+
+
+@pytest.fixture(scope="module")
+def model() -> PreTrainedModel:
+    return tiny_model("gqa", num_layers=2)
+
+
+def refusal(
+    model: PreTrainedModel,
+    method: Any,
+    strategy: str,
+    budget: Any = None,
+    steps: int = 1,
+    **options: Any,
+) -> tuple[str, str] | None:
+    """When a configuration is refused, and how: as it is made, or at the first prompt."""
+    choices = {} if budget is None else {"budget": budget}
+    when = "made"
+    try:
+        compression = compression_of(method, strategy, 20, **choices, **options)
+        when = "prompt"
+        with patch(model):
+            session = Session(model, compression, [random_tokens(40, seed=3)], steps)
+            session.prefill()
+            for step in range(steps):
+                session.step(torch.tensor([step]))
+    except ScopeError as error:
+        return when, str(error)
+    return None
+
+
+def silent(method: type[Compressor], budget: type[Budget]) -> type[Compressor]:
+    """The same methods, as if their authors had not said whose choice it is."""
+    own = type(budget.__name__, (budget,), {"own_share": None})
+    return type(method.__name__, (method,), {"own_choice": None, "budget": own})
+
+
+def budgets_of(method: type[Compressor]) -> list[type[Budget]]:
+    own = [method.budget]
+    others = [one for one in BUDGETS.values() if one.name != method.budget.name]
+    return own + others if method.takes_budget else own
+
+
+@pytest.mark.parametrize("fidelity", ["paper", "upstream"])
+@pytest.mark.parametrize("method", COMPRESSORS.values(), ids=COMPRESSORS)
+@pytest.mark.parametrize("stored", STORED)
+def test_nothing_is_refused_at_the_first_prompt_nor_without_need(
+    model: PreTrainedModel, stored: str, method: type[Compressor], fidelity: str
+) -> None:
+    options = STORED[stored]
+    for budget in budgets_of(method):
+        chosen = budget if method.takes_budget else None
+        told = refusal(model, method, "slide", chosen, fidelity=fidelity, **options)
+        assert told is None or told[0] == "made", (budget.name, told)
+        if told and fidelity == "paper":
+            assert refusal(model, silent(method, budget), "slide", **options), (budget.name, told)
+
+
+@pytest.mark.parametrize("fidelity", ["paper", "upstream"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_no_strategy_is_refused_at_the_first_prompt(
+    model: PreTrainedModel, strategy: str, fidelity: str
+) -> None:
+    for method in COMPRESSORS:
+        told = refusal(model, method, strategy, steps=8, fidelity=fidelity)
+        assert told is None or told[0] == "made", (method, told)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "words"),
+    [
+        ("LoCoCo", {"heads": tiny_heads(), "max_capacity_prompt": 20}, "heads of 16, and this"),
+    ],
+)
+def test_a_model_that_does_not_go_with_it_is_refused_before_a_prompt(
+    method: str, options: dict[str, Any], words: str
+) -> None:
+    config = tiny_model("gqa").config
+    config.head_dim = 16 if method == "ALLKV" else 32
+    with pytest.raises(ScopeError, match=words):
+        SlotCache(config, Compression(method, **options), 4)
