@@ -75,6 +75,7 @@ class Recipe:
             ScopeError: where these methods do not go with this model.
         """
         owners = self.sharing.owners(config)
+        self.storage.check_layers(len(owners))
         self.compressor.check_model(config)
         self.strategy.check_model(config)
         return owners

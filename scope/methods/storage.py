@@ -1,5 +1,6 @@
 """How numbers are stored: less of a prompt pool that never changes; slots in 16 bits or 8."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -162,6 +163,24 @@ class Storage:
                 f"low_rank holds tokens as they are, and {compressor.name} changes them; take "
                 "another method"
             )
+
+    def check_layers(self, num_layers: int) -> None:
+        """Refuse a share of so many layers in which no two are merged.
+
+        Raises:
+            ScopeError: with the smallest share that does something.
+        """
+        share = self.merged_layers
+        if share is None or is_merged(share, num_layers).any():
+            return
+        if num_layers < 2:
+            raise ScopeError(
+                "merged_layers holds a token for two layers, and the model has one; leave it out"
+            )
+        raise ScopeError(
+            f"merged_layers {share} is less than two of the model's {num_layers} layers, and none "
+            f"would be merged; give {math.ceil(2000 / num_layers) / 1000} or more"
+        )
 
     def compact(self, kept: Counts) -> Counts:
         """How many of so many tokens kept of a prompt are held there, elementwise: whole groups.

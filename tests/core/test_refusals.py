@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from scope import Compression, ScopeError, SlotCache, patch
 from scope.generation.session import Session
 from scope.methods.api import Budget, Compressor
+from scope.methods.storage import Storage
 from scope.registry import BUDGETS, COMPRESSORS, STRATEGIES
 from tests.core.tiny import compression_of, random_tokens, tiny_factors, tiny_heads, tiny_model
 
@@ -94,9 +95,22 @@ def test_no_strategy_is_refused_at_the_first_prompt(
         assert told is None or told[0] == "made", (method, told)
 
 
+@pytest.mark.parametrize("num_layers", range(1, 130))
+def test_the_smallest_share_that_merges_is_told(num_layers: int) -> None:
+    with pytest.raises(ScopeError) as refused:
+        Storage(merged_layers=0.9 * min(2 / num_layers, 1)).check_layers(num_layers)
+    if num_layers == 1:
+        assert "the model has one" in str(refused.value)
+        return
+    least = float(str(refused.value).split()[-3])
+    Storage(merged_layers=least).check_layers(num_layers)
+    assert 2 / num_layers <= least < 2 / num_layers + 0.001
+
+
 @pytest.mark.parametrize(
     ("method", "options", "words"),
     [
+        ("ALLKV", {"merged_layers": 0.5}, "merged_layers 0.5 is less than two of the model's 3"),
         ("LoCoCo", {"heads": tiny_heads(), "max_capacity_prompt": 20}, "heads of 16, and this"),
     ],
 )

@@ -181,6 +181,7 @@ def test_yaml_that_is_not_text(tmp_path: Path, capsys: pytest.CaptureFixture[str
     [
         ({"method": "KVCompress", "fidelity": "upstream"}, "the budget blocks gives heads"),
         ({"method": "KVCompress", "share_heads": True}, "the budget blocks keeps other tokens in"),
+        ({"merged_layers": 0.4}, "merged_layers 0.4 is less than two of the model's 2 layers"),
         ({"method": "LoCoCo"}, "heads recall are for a model of 4 layers and heads of 32, and"),
         ({"decoding_score": "triattention", "decoding_metric": "slide"}, "calibration is None"),
     ],
