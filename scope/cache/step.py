@@ -82,7 +82,7 @@ def decode(
         return output
 
     output, current = backend.attend(layer.slots, layer.counts, new, sight, received)
-    slots = _slots(layer, new, current, sight, strategy.recent)
+    slots = _slots(layer, backend, new, current, sight, strategy.recent)
     if layer.working is not None and layer.refreshing:
         best = strategy.rank(slots)
         layer.working.refresh(backend, full, layer.slots, best, slots.newest)
@@ -121,7 +121,9 @@ def look(
     return backend.look(plain.slots, layer.counts, new, sight)
 
 
-def _slots(layer: SlotLayer, new: NewTokens, current: Tensor, sight: Sight, recent: int) -> Slots:
+def _slots(
+    layer: SlotLayer, backend: Backend, new: NewTokens, current: Tensor, sight: Sight, recent: int
+) -> Slots:
     """What a method sees: of the slots, as many as attention was told of."""
     width = current.shape[-1]
     used = layer.slots.first(width)
@@ -138,6 +140,7 @@ def _slots(layer: SlotLayer, new: NewTokens, current: Tensor, sight: Sight, rece
         current=current,
         draw=layer.draw,
         layer=layer.number,
+        backend=backend,
         state={
             name: part[:, :, :width] if name in layer.per_slot else part
             for name, part in layer.state.items()

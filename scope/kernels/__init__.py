@@ -123,6 +123,20 @@ class Backend(Protocol):
             ``[H_q, L]`` float32; ``[H, L, L]`` never exists, memory is linear in L.
         """
 
+    def cosine_sums(self, keys: Tensor, ranks: Tensor, similar: float) -> Tensor:
+        """Sum of every key's cosines with the other ones of its head, but for some.
+
+        A cosine with a key counts as 0 for the newest of the others that are similar to that key.
+
+        Args:
+            keys: ``[B, H, S, D]``.
+            ranks: ``[B, H, S]`` int32, their order; FREE where there is no key.
+            similar: a cosine, not negative, above which keys are.
+
+        Returns:
+            ``[B, H, S]`` float32, 0 where there is no key; memory is linear in S.
+        """
+
 
 class FusingBackend(Backend, Protocol):
     """One that also has kernels which attend and evict at once."""

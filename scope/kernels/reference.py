@@ -29,6 +29,8 @@ from scope.kernels.tensors import (
 _ROWS_PER_BLOCK = 256
 _BYTES_PER_BLOCK = 2**28
 _BYTES_PER_LOGIT = 12
+# Most keys whose cosines with all others are looked at.
+_KEYS_PER_BLOCK = 64
 
 _FIRST, _LAST = torch.iinfo(torch.int64).min, torch.iinfo(torch.int64).max
 
@@ -280,3 +282,21 @@ def column_sums(
             probabilities = probabilities.float().square_()
         sums[..., :end] += probabilities.sum(dim=2, dtype=torch.float32)
     return sums.flatten(0, 1)
+
+
+def cosine_sums(keys: Tensor, ranks: Tensor, similar: float) -> Tensor:
+    """Sum of every key's cosines with the others but for some; see `Backend`.
+
+    All are summed at once; a block of keys after the other then takes back what does not count.
+    """
+    unit = functional.normalize(keys.float(), dim=-1) * (ranks != FREE)[..., None]
+    sums = (unit * (unit.sum(dim=2, keepdim=True) - unit)).sum(dim=-1)
+    for start in range(0, ranks.shape[-1], _KEYS_PER_BLOCK):
+        block = slice(start, start + _KEYS_PER_BLOCK)
+        cosines = unit[:, :, block] @ unit.transpose(2, 3)
+        others = ranks[:, :, block, None] != ranks[:, :, None]
+        ranked = ranks[:, :, None].where((cosines > similar) & others, FREE)
+        newest, place = ranked.max(dim=-1, keepdim=True)
+        spared = cosines.gather(3, place).masked_fill(newest == FREE, 0.0)
+        sums.scatter_add_(2, place[..., 0], -spared[..., 0])
+    return sums

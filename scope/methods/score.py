@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from scope.kernels import Backend
 from scope.kernels.tensors import FREE, GroupReduction, Kernel, NewTokens, mixed
 from scope.methods.options import option
 from scope.methods.prompt import Prompt
@@ -38,6 +39,7 @@ class Slots:
         current: ``[B, H, S]`` float32 attention of this step to each slot.
         draw: ``[B]`` int64, a 32-bit number that chance makes of each row's prompt.
         layer: number of the layer, from 0.
+        backend: what computes.
         state: what the score and the strategy have declared, ``[B, ...]`` float32 each; change it
             in place.
         scaling: factor on the query-key products.
@@ -56,6 +58,7 @@ class Slots:
     current: Tensor
     draw: Tensor
     layer: int
+    backend: Backend
     state: Mapping[str, Tensor]
     scaling: float
     sliding_window: int | None

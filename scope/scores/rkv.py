@@ -5,7 +5,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from scope.errors import ScopeError
 from scope.kernels.tensors import FREE
@@ -15,7 +14,6 @@ from scope.scores.last_queries import LastQueries, in_order
 from scope.scores.snapkv_decode import max_of_seven
 
 _SIMILAR = 0.5
-_ROWS_PER_BLOCK = 64
 
 
 @dataclass(frozen=True)
@@ -48,16 +46,7 @@ class RKV(LastQueries):
 
 def redundancy(slots: Slots) -> Tensor:
     """R of every slot, ``[B, H, S]`` float32; its memory is linear in S."""
-    ranks, held = slots.ranks, slots.ranks != FREE
-    unit = normalize(slots.keys.float(), dim=-1) * held[..., None]
-    sums = torch.zeros_like(held, dtype=torch.float32)
-    for start in range(0, ranks.shape[-1], _ROWS_PER_BLOCK):
-        block = slice(start, start + _ROWS_PER_BLOCK)
-        cosines = unit[:, :, block] @ unit.transpose(2, 3)
-        cosines.masked_fill_(ranks[:, :, block, None] == ranks[:, :, None], 0.0)
-        similar = ranks[:, :, None].masked_fill(cosines <= _SIMILAR, FREE)
-        newest = similar.amax(dim=-1, keepdim=True)
-        spared = (similar == newest) & (newest != FREE)
-        sums += cosines.masked_fill_(spared, 0.0).sum(dim=2)
+    held = slots.ranks != FREE
+    sums = slots.backend.cosine_sums(slots.keys, slots.ranks, _SIMILAR)
     mean = sums / held.sum(dim=-1, keepdim=True)
     return mean.masked_fill(~held, -torch.inf).softmax(dim=-1)

@@ -226,6 +226,7 @@ def test_redundancy_is_the_mean_cosine() -> None:
         current=current,
         draw=nothing,
         layer=0,
+        backend=backend(False),
         state={},
         scaling=1.0,
         sliding_window=None,

@@ -1,7 +1,6 @@
 """Eviction in bursts, and the scores that are asked for nothing else."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +16,6 @@ from scope.methods.api import Slots
 from scope.methods.rope import frequencies
 from scope.plots.example import RECALL_MODEL
 from scope.recall.build import main as build_main
-from scope.scores import rkv
 from scope.scores.snapkv_decode import SnapKVDecode
 from scripts.calibrate_triattention import calibrate
 from scripts.calibrate_triattention import main as calibrate_main
@@ -143,17 +141,6 @@ def test_a_row_that_came_later_is_cut_when_its_own_time_comes(score: str) -> Non
             torch.testing.assert_close(logits[0], alone[0][step], rtol=1e-4, atol=1e-4)
             if step >= 4:
                 torch.testing.assert_close(logits[1], alone[1][step - 4], rtol=1e-4, atol=1e-4)
-
-
-def test_redundancy_does_not_depend_on_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    keys = torch.randn(2, 2, 70, 8, generator=torch.Generator().manual_seed(0))
-    ranks = torch.stack([torch.randperm(70) for _ in range(4)]).view(2, 2, 70).int() - 5
-    slots = SimpleNamespace(keys=keys, ranks=ranks.clamp(min=-1))
-    whole = rkv.redundancy(slots)
-    monkeypatch.setattr(rkv, "_ROWS_PER_BLOCK", 9)
-    torch.testing.assert_close(rkv.redundancy(slots), whole)
-    assert (whole[slots.ranks < 0] == 0).all()
-    torch.testing.assert_close(whole.sum(-1), torch.ones(2, 2))
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,18 @@ from scope.kernels import reference
 from scope.kernels.triton.attention import attend, attend_and_evict, evict, look
 from scope.kernels.triton.choice import bring, choose
 from scope.kernels.triton.column_sums import column_sums as column_sums_of_many_rows
+from scope.kernels.triton.cosines import cosine_sums
 
-__all__ = ["attend", "attend_and_evict", "bring", "choose", "column_sums", "evict", "look"]
+__all__ = [
+    "attend",
+    "attend_and_evict",
+    "bring",
+    "choose",
+    "column_sums",
+    "cosine_sums",
+    "evict",
+    "look",
+]
 
 # The kernel gives a block of rows to one program, so the few of an observation window would leave a
 # GPU idle; a matrix product shares out their many columns.

@@ -37,7 +37,7 @@ def column_sums(
     sums = queries.new_empty(num_queries, length, dtype=torch.float32)
     given = log_sum_exp is not None
     in_base_2 = log_sum_exp * math.log2(math.e) if given else torch.empty_like(sums)
-    stationary, streamed, options = _tiling(keys.dtype)
+    stationary, streamed, options = tiling(keys.dtype)
     arguments = (
         queries,
         keys,
@@ -73,7 +73,7 @@ def column_sums(
     return sums
 
 
-def _tiling(dtype: torch.dtype) -> tuple[int, int, dict[str, int]]:
+def tiling(dtype: torch.dtype) -> tuple[int, int, dict[str, int]]:
     """Rows of the block that a program keeps, rows of those that it streams, launch options."""
     if dtype == torch.float32:  # without tensor cores
         return 64, 16, {"num_warps": 4, "num_stages": 2}
