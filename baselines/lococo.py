@@ -52,7 +52,8 @@ class LoCoCo(Trained, H2O):
     def compress(self, prompt: Prompt, share: Share) -> Entries:
         heads = self.heads_for(prompt.keys)
         window = min(self.window_size, prompt.length, int(np.min(share)))
-        rest, pivots = split(self.score(prompt), share, window, heads.slots)
+        scores = prompt.heads.joined(self.score(prompt), len(prompt.keys))
+        rest, pivots = split(scores, share, window, heads.slots)
         least = int(np.min(share)) - window
         places, keys, values = heads.fold(
             prompt.layer,
@@ -108,8 +109,10 @@ class LoCoCoDecoding(Trained, RecentWindow):
     def rewrite(self, slots: Slots, leaving: Tensor) -> None:
         heads = self.heads_for(slots.keys)
         may_go = (slots.ranks != FREE) & (slots.ranks <= slots.newest[:, None, None] - self.recent)
-        last = torch.iinfo(torch.int64).max
+        first, last = torch.iinfo(torch.int64).min, torch.iinfo(torch.int64).max
         order = by_worth_then_newest(slots.state["total"], slots.ranks).masked_fill(~may_go, last)
+        # A head's own lightest leave, but where heads share: what leaves is folded in any case.
+        order = order.masked_fill(leaving, first)
         most = min(self.period + heads.slots, order.shape[-1])
         lightest = order.topk(most, largest=False)
         folds = leaving.any(dim=-1, keepdim=True)

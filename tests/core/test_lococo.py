@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from baselines.lococo_heads import Heads
 from scope import Compression, ScopeError, patch
 from scope.generation.session import Session
 from tests.core.test_open_house import POOL, PROMPT, PROMPTS, STEPS, run
@@ -42,10 +43,13 @@ def test_more_than_the_window_cannot_be_folded_at_once() -> None:
         Compression("ALLKV", "lococo", period=7, **POOL)
 
 
-def test_merging_changes_the_lightest_and_nothing_else() -> None:
+@pytest.mark.parametrize("share_heads", [False, True])
+def test_merging_changes_the_lightest_and_nothing_else(share_heads: bool) -> None:
     states = []
     for gate in (0.0, 0.5):
-        compression = Compression("LoCoCo", heads=tiny_heads(gate=gate), **PROMPT)
+        compression = Compression(
+            "LoCoCo", heads=tiny_heads(gate=gate), share_heads=share_heads, **PROMPT
+        )
         with patch(tiny_model("gqa")) as model:
             session = Session(model, compression, PROMPTS[:1], STEPS)
             session.prefill()
@@ -54,6 +58,25 @@ def test_merging_changes_the_lightest_and_nothing_else() -> None:
     changed = (states[0] != states[1]).any(dim=-1)
     assert changed.sum(dim=-1).tolist() == [4, 4]
     assert not changed[:, -4:].any(), "the window stays"
+    assert share_heads == torch.equal(changed[0], changed[1])
+
+
+@pytest.mark.parametrize("share_heads", [False, True])
+def test_all_that_leaves_is_folded(share_heads: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    folded = []
+
+    def fold(
+        heads: Heads, layer: int, keys: Any, values: Any, rest: Any, pivots: Any, *more: Any
+    ) -> Any:
+        folded.append((rest & ~pivots).sum(dim=-1))
+        return own(heads, layer, keys, values, rest, pivots, *more)
+
+    own = Heads.fold
+    monkeypatch.setattr(Heads, "fold", fold)
+    options = {"period": 4, "heads": tiny_heads(), "share_heads": share_heads}
+    run(Compression("ALLKV", "lococo", **options, **POOL), PROMPTS)
+    assert len(folded) > 1
+    assert all((count == 4).all() for count in folded)
 
 
 def test_a_head_that_drops_nothing_is_not_merged() -> None:
