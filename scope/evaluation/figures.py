@@ -1,9 +1,4 @@
-"""The report's pictures, as SVG texts.
-
-A method looks the same in every picture: its colour tells the decoding strategy, its marker the
-prefill compressor, and its line what tokens compete by where that was chosen. The colours are those
-of Okabe and Ito, which colour-blind readers can tell apart (https://jfly.uni-koeln.de/color/).
-"""
+"""The report's pictures, as SVG texts; `styles` says what each method looks like in them."""
 
 import io
 import math
@@ -17,26 +12,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from scope.evaluation.evaluate import Row
+from scope.evaluation.styles import style_of
 
-_COLOURS = {
-    "none": "#000000",
-    "h2o": "#D55E00",
-    "slm": "#E69F00",
-    "pyramidinfer": "#CC79A7",
-    "slide": "#0072B2",
-    "adaptive": "#009E73",
-    "discontinuous": "#56B4E9",
-}
-_MARKERS = {
-    "allkv": "o",
-    "snapkv": "s",
-    "pyramidkv": "^",
-    "pyramidinfer": "v",
-    "h2o": "D",
-    "streamingllm": "X",
-}
-_LINES = {"cumulative": "--", "random": ":", "recent": "-."}
-_OTHER_COLOUR, _OTHER_MARKER = "#7F7F7F", "P"
 _WIDTH = 7.0  # inches, the text width of a paper
 _BINS = 10
 _PANELS_A_LINE = 2
@@ -69,7 +46,11 @@ def accuracy_by_question(rows: Sequence[Row]) -> str:
                 if _budget(row, rows) == budget:
                     places, accuracy = _binned(row.score.by_index)
                     axes.plot(
-                        places, accuracy, label=_plain(row.name), linewidth=1.4, **_style(row)
+                        places,
+                        accuracy,
+                        label=_plain(row.name),
+                        linewidth=1.4,
+                        **style_of(row.name),
                     )
             axes.set_title(budget, fontsize=9)
             axes.set_xlabel("question in the prompt")
@@ -108,7 +89,7 @@ def accuracy_by_memory(rows: Sequence[Row]) -> str | None:
                 linewidth=0.8,
                 elinewidth=0.8,
                 capsize=2,
-                **_style(members[0]),
+                **style_of(name),
             )
         axes.set_xlabel("KV cache per sequence (MiB)")
         axes.set_ylabel("indexed accuracy (%)")
@@ -134,7 +115,7 @@ def agreement_by_distance(rows: Sequence[Row]) -> str | None:
                 [100 * share for share in equal],
                 label=_label(row, rows),
                 linewidth=1.4,
-                **_style(row),
+                **style_of(row.name),
             )
         axes.set_xscale("log", base=2)
         axes.set_xlabel("tokens from the end of the prompt")
@@ -152,7 +133,7 @@ def lengths(rows: Sequence[Row]) -> str:
         for place, row in enumerate(rows):
             records = row.result.records
             values = [r.generated_tokens if in_tokens else len(r.pred) for r in records]
-            colour = _style(row)["color"]
+            colour = style_of(row.name)["color"]
             axes.boxplot(
                 values,
                 positions=[place],
@@ -171,20 +152,6 @@ def lengths(rows: Sequence[Row]) -> str:
         axes.set_xlim(left=0)
         axes.set_xlabel("tokens generated per prompt" if in_tokens else "characters per prompt")
         return _svg(figure)
-
-
-def _style(row: Row) -> dict[str, Any]:
-    compressor, _, rest = row.name.lower().partition("+")
-    strategy, _, chosen = rest.partition(" ")
-    lines = [_LINES[one] for one in chosen.strip("()").split(", ") if one in _LINES]
-    return {
-        "color": _COLOURS.get(strategy, _OTHER_COLOUR),
-        "linestyle": lines[0] if lines else "-",
-        "marker": _MARKERS.get(compressor, _OTHER_MARKER),
-        "markersize": 5,
-        "markeredgecolor": "white",
-        "markeredgewidth": 0.5,
-    }
 
 
 def _label(row: Row, rows: Sequence[Row]) -> str:

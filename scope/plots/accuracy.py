@@ -1,6 +1,7 @@
 """Accuracy on the recall task, measured on the spot."""
 
 from collections.abc import Mapping
+from itertools import cycle
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,6 +15,8 @@ from scope.harness.models import eos_token_ids
 from scope.recall.build import build_rows
 from scope.recall.scoring import score
 from scope.recall.task import RecallTask
+
+_MARKERS = "osD^vXP*"  # so that lines also differ in print without colours
 
 
 def recall_marks(
@@ -51,9 +54,9 @@ def recall_marks(
 
 def draw_by_budget(axes: Axes, marks: Mapping[str, Mapping[int, NDArray[np.bool_]]]) -> None:
     """Mean accuracy against W, one line per method: ``marks[method][W]`` from `recall_marks`."""
-    for name, by_window in marks.items():
+    for (name, by_window), marker in zip(marks.items(), cycle(_MARKERS)):
         means = [100 * right.mean() for right in by_window.values()]
-        axes.plot(list(by_window), means, marker="o", label=name)
+        axes.plot(list(by_window), means, marker=marker, label=name)
     axes.set_xlabel("decoding window W")
     axes.set_ylabel("accuracy (%)")
     axes.set_ylim(0, 102)
@@ -61,9 +64,9 @@ def draw_by_budget(axes: Axes, marks: Mapping[str, Mapping[int, NDArray[np.bool_
 
 def draw_by_index(axes: Axes, marks: Mapping[str, NDArray[np.bool_]], places: int = 4) -> None:
     """Accuracy against the place of the answer, means of ``places`` neighbours."""
-    for name, right in marks.items():
+    for (name, right), marker in zip(marks.items(), cycle(_MARKERS)):
         means = 100 * right.mean(axis=0).reshape(-1, places).mean(axis=1)
         centres = np.arange(len(means)) * places + (places + 1) / 2
-        axes.plot(centres, means, marker="o", label=name)
+        axes.plot(centres, means, marker=marker, label=name)
     axes.set_xlabel("answer")
     axes.set_ylim(0, 102)
