@@ -123,6 +123,44 @@ class Backend(Protocol):
             ``[H_q, L]`` float32; ``[H, L, L]`` never exists, memory is linear in L.
         """
 
+    def attention_sums(
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        ranks: Tensor,
+        last: Tensor,
+        scaling: float,
+        positions: Tensor | None = None,
+        after: Tensor | None = None,
+        largest: bool = False,
+    ) -> Tensor:
+        """Attention that every slot receives from a few queries of each head, added up.
+
+        Args:
+            queries: ``[B, H_q, w, D]``, H dividing H_q; rounded to the keys' dtype.
+            keys: ``[B, H, S, D]``.
+            ranks: ``[B, H, S]`` int32; FREE where nothing is seen.
+            last: ``[B, w]``, the last rank that each query sees; FREE for one that sees nothing.
+            scaling: factor above 0 on the query-key products.
+            positions: ``[B, H, S]`` int32; None where they do not matter.
+            after: ``[B, w]``, the position after which each query sees; None likewise.
+            largest: whether the largest is wanted instead of the sum.
+
+        Returns:
+            ``[B, H_q, S]`` float32; memory does not grow with w.
+        """
+
+    def product_sums(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Products of a few queries of each head with every key, and their squares, added up.
+
+        Args:
+            queries: ``[B, H_q, w, D]``, H dividing H_q; rounded to the keys' dtype.
+            keys: ``[B, H, S, D]``.
+
+        Returns:
+            Two ``[B, H_q, S]`` float32; memory does not grow with w.
+        """
+
     def cosine_sums(self, keys: Tensor, ranks: Tensor, similar: float) -> Tensor:
         """Sum of every key's cosines with the other ones of its head, but for some.
 

@@ -3,6 +3,7 @@
 What a CPU runs, and what the Triton kernels are tested against.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -282,6 +283,51 @@ def column_sums(
             probabilities = probabilities.float().square_()
         sums[..., :end] += probabilities.sum(dim=2, dtype=torch.float32)
     return sums.flatten(0, 1)
+
+
+def attention_sums(
+    queries: Tensor,
+    keys: Tensor,
+    ranks: Tensor,
+    last: Tensor,
+    scaling: float,
+    positions: Tensor | None = None,
+    after: Tensor | None = None,
+    largest: bool = False,
+) -> Tensor:
+    """Attention that every slot receives from each query head; see `Backend`."""
+    sums = keys.new_zeros(*queries.shape[:2], keys.shape[2], dtype=torch.float32)
+    for block, products in _products(queries, keys):
+        seen = (ranks != FREE)[:, :, None] & (ranks[:, :, None] <= last[:, None, block, None])
+        if positions is not None and after is not None:
+            seen &= positions[:, :, None] > after[:, None, block, None]
+        seen = seen.repeat_interleave(queries.shape[1] // keys.shape[1], dim=1)
+        lowest = torch.finfo(products.dtype).min
+        shares = (products * scaling).masked_fill(~seen, lowest).softmax(dim=-1) * seen
+        sums = sums.maximum(shares.amax(dim=2)) if largest else sums + shares.sum(dim=2)
+    return sums
+
+
+def product_sums(queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Products with every key, and their squares, added up; see `Backend`."""
+    sums = keys.new_zeros(*queries.shape[:2], keys.shape[2], dtype=torch.float32)
+    squares = torch.zeros_like(sums)
+    for _, products in _products(queries, keys):
+        sums += products.sum(dim=2)
+        squares += products.square().sum(dim=2)
+    return sums, squares
+
+
+def _products(queries: Tensor, keys: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """``[B, H_q, n, S]`` float32 of n queries after the other n, as many as the keys' numbers."""
+    batch, num_queries, count, head_dim = queries.shape
+    heads, slots = keys.shape[1:3]
+    most = max(1, head_dim * heads // num_queries)
+    for start in range(0, count, most):
+        block = slice(start, min(start + most, count))
+        rows = queries[:, :, block].to(keys.dtype).reshape(batch, heads, -1, head_dim)
+        products = (rows @ keys.transpose(2, 3)).float()
+        yield block, products.view(batch, num_queries, -1, slots)
 
 
 def cosine_sums(keys: Tensor, ranks: Tensor, similar: float) -> Tensor:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import reduce
 from typing import ClassVar
 
 import torch
@@ -42,25 +41,27 @@ class Expected(LastQueries):
         return {"frequencies": frequencies(config, layer)}
 
     def worth(self, slots: Slots) -> Tensor:
-        batch, heads, _, head_dim = slots.keys.shape
-        queries = self._queries_to_come(slots).view(batch, heads, -1, self.last_queries, head_dim)
-        came = queries.any(dim=-1, keepdim=True)
-        count = came.sum(dim=3).clamp(min=1)
-        mean = queries.sum(dim=3) / count
-        deviations = (queries - mean[:, :, :, None]) * came
-        keys = slots.keys.transpose(2, 3).float()
-        # One after the other: all at once would take w times S.
-        squares = ((deviation @ keys).square() for deviation in deviations.unbind(dim=3))
-        variance = reduce(torch.add, squares) / count
-        logits = mean @ keys * slots.scaling + variance * slots.scaling**2 / 2
+        sums, squares = slots.backend.product_sums(self._queries_to_come(slots), slots.keys)
+        count = self.came(slots).sum(dim=1).clamp(min=1)[:, None, None]
+        mean = sums / count
+        variance = (squares / count - mean.square()).clamp(min=0)
+        logits = mean * slots.scaling + variance * slots.scaling**2 / 2
+        batch, heads, width = slots.ranks.shape
+        logits = logits.view(batch, heads, -1, width)
         held = (slots.ranks != FREE)[:, :, None]
         expected = logits.masked_fill(~held, -torch.inf).softmax(dim=-1)
-        return reduce_group(expected, self.group_reduction) * slots.values.float().norm(dim=-1)
+        # Not of a copy in 32 bits, which would be as large as keys and values together.
+        wide = torch.promote_types(slots.values.dtype, torch.float32)
+        norm = torch.linalg.vector_norm(slots.values, dim=-1, dtype=wide)
+        return reduce_group(expected, self.group_reduction) * norm
 
     def _queries_to_come(self, slots: Slots) -> Tensor:
         """The ring, as if its queries stood at the mean of the next n positions."""
-        paces = slots.state["frequencies"][:, None, None]
-        since = self.ages(slots)[:, None, :, None] * paces
-        now = turned(slots.state["queries"], since.cos(), since.sin())
+        paces = slots.state["frequencies"][:, None]
         steps = torch.arange(1, self.foreseen + 1, device=paces.device)
-        return turned(now, *mean_ahead(paces, steps))
+        cos, sin = mean_ahead(paces, steps)
+        # Both turns at once: the ring is the largest of what is read here but for the keys.
+        until_now = self.ages(slots)[..., None] * paces
+        now_cos, now_sin = until_now.cos(), until_now.sin()
+        cos, sin = now_cos * cos - now_sin * sin, now_sin * cos + now_cos * sin
+        return turned(slots.state["queries"], cos[:, None], sin[:, None])

@@ -1,8 +1,7 @@
 """What scores have in common that look through the last queries, now and then."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import reduce
 from typing import ClassVar
 
 import torch
@@ -32,40 +31,37 @@ class LastQueries(AttentionScore):
         places = torch.arange(self.last_queries, device=slots.newest.device)
         return (slots.newest[:, None] - places) % self.last_queries
 
+    def came(self, slots: Slots) -> Tensor:
+        """``[B, w]`` bool, which places of the ring a query has come to."""
+        return slots.state["queries"].any(dim=3).any(dim=1)
+
     def older(self, slots: Slots) -> Tensor:
         """``[B, H, S]`` bool, tokens that came before all of the last w."""
         before = (slots.newest - self.last_queries)[:, None, None]
         return (slots.ranks != FREE) & (slots.ranks <= before)
 
-    def received(
-        self,
-        slots: Slots,
-        among: Tensor | None = None,
-        combine: Callable[[Tensor, Tensor], Tensor] = torch.add,
-    ) -> Tensor:
+    def received(self, slots: Slots, among: Tensor | None = None, largest: bool = False) -> Tensor:
         """Attention that every slot receives from the last w queries: ``[B, H, S]`` float32.
 
         Args:
             slots: one layer.
             among: ``[B, H, S]`` bool, the slots that share a query's attention; None for all. Of
                 those it sees what it saw when it came; a query that never came gives nothing.
-            combine: what makes one number of two queries' attention.
+            largest: whether the largest that a query head gives is wanted instead of the sum.
         """
-        return reduce_group(reduce(combine, self._attention(slots, among)), self.group_reduction)
-
-    def _attention(self, slots: Slots, among: Tensor | None) -> Iterator[Tensor]:
-        """``[B, H, group, S]`` of one query after the other: all at once would take w times S."""
-        batch, heads, _, head_dim = slots.keys.shape
-        ring, ages = slots.state["queries"], self.ages(slots)
-        keys = slots.keys.transpose(2, 3)
-        for place in range(self.last_queries):
-            queries = ring[:, :, place].view(batch, heads, -1, head_dim)
-            seen = slots.seen(ages[:, place])
-            seen = (seen if among is None else seen & among)[:, :, None]
-            logits = (queries.to(keys.dtype) @ keys).float() * slots.scaling
-            logits = logits.masked_fill(~seen, torch.finfo(logits.dtype).min)
-            came = queries.any(dim=-1, keepdim=True)
-            yield logits.softmax(dim=-1) * (seen & came)
+        queries, ages, window = slots.state["queries"], self.ages(slots), slots.sliding_window
+        received = slots.backend.attention_sums(
+            queries,
+            slots.keys,
+            slots.ranks if among is None else slots.ranks.where(among, FREE),
+            (slots.newest[:, None] - ages).masked_fill(~self.came(slots), FREE),
+            slots.scaling,
+            None if window is None else slots.positions,
+            None if window is None else slots.position[:, None] - ages - window,
+            largest,
+        )
+        batch, heads, width = slots.ranks.shape
+        return reduce_group(received.view(batch, heads, -1, width), self.group_reduction)
 
 
 def in_order(slots: Slots, values: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:

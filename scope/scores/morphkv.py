@@ -26,6 +26,5 @@ class MorphKV(LastQueries):
     fusion: Literal["sum", "max"] = option("sum", "how the last queries' attention becomes one")
 
     def worth(self, slots: Slots) -> Tensor:
-        combine = torch.add if self.fusion == "sum" else torch.maximum
-        attention = self.received(slots, combine=combine)
+        attention = self.received(slots, largest=self.fusion == "max")
         return attention.masked_fill(~self.older(slots), torch.inf)

@@ -69,6 +69,20 @@ def test_kept_sets_are_those_of_plain_loops(
     test_reference.compare(model_name, compression, seed=80)
 
 
+@pytest.mark.parametrize("score", ["morphkv", "expected"])
+def test_queries_that_have_not_come_give_nothing(
+    score: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for w queries: seven have come when the first token leaves."""
+    monkeypatch.setattr(test_reference, "SlowReference", PeriodicReference)
+    options = {**SCORES[score], "last_queries": 10}
+    sizes = {"max_capacity_prompt": 12, "window_size": 3}
+    compression = Compression.from_shared(
+        "SnapKV", "h2o", decoding_score=score, **sizes, **POOL, **options
+    )
+    test_reference.compare("gqa", compression, seed=81)
+
+
 def kept(compression: Compression) -> list[list[torch.Tensor]]:
     return run(compression, PROMPTS)[1]
 

@@ -8,16 +8,19 @@ from scope.kernels.triton.attention import attend, attend_and_evict, evict, look
 from scope.kernels.triton.choice import bring, choose
 from scope.kernels.triton.column_sums import column_sums as column_sums_of_many_rows
 from scope.kernels.triton.cosines import cosine_sums
+from scope.kernels.triton.last_queries import attention_sums, product_sums
 
 __all__ = [
     "attend",
     "attend_and_evict",
+    "attention_sums",
     "bring",
     "choose",
     "column_sums",
     "cosine_sums",
     "evict",
     "look",
+    "product_sums",
 ]
 
 # The kernel gives a block of rows to one program, so the few of an observation window would leave a

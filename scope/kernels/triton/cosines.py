@@ -59,7 +59,9 @@ def _sum_directions(
         slot = first + tl.arange(0, BLOCK)
         place = pair * slots + slot
         held = tl.load(ranks_ptr + place, mask=slot < slots, other=_FREE) != _FREE
-        key = tl.load(keys_ptr + place[:, None] * HEAD_DIM + d, mask=held[:, None], other=0.0)
+        key = tl.load(
+            keys_ptr + place[:, None] * HEAD_DIM + d[None, :], mask=held[:, None], other=0.0
+        )
         key = key.to(tl.float32)
         norm = tl.sqrt(tl.sum(key * key, axis=1))
         tl.store(norms_ptr + place, norm, mask=slot < slots)
@@ -92,7 +94,7 @@ def _add_cosines(
     inside = row < slots
     rank = tl.load(ranks_ptr + row, mask=inside, other=_FREE)
     norm = tl.load(norms_ptr + row, mask=inside, other=0.0)
-    key = tl.load(keys_ptr + row[:, None] * HEAD_DIM + d, mask=inside[:, None], other=0.0)
+    key = tl.load(keys_ptr + row[:, None] * HEAD_DIM + d[None, :], mask=inside[:, None], other=0.0)
 
     newest = tl.full((ROWS,), _FREE, tl.int32)
     place = tl.zeros((ROWS,), tl.int32)
@@ -101,7 +103,9 @@ def _add_cosines(
         other_rank = tl.load(ranks_ptr + column, mask=column < slots, other=_FREE)
         other_norm = tl.load(norms_ptr + column, mask=column < slots, other=0.0)
         other = tl.load(
-            keys_ptr + column[:, None] * HEAD_DIM + d, mask=(column < slots)[:, None], other=0.0
+            keys_ptr + column[:, None] * HEAD_DIM + d[None, :],
+            mask=(column < slots)[:, None],
+            other=0.0,
         )
         products = tl.dot(key, tl.trans(other), input_precision="ieee")
         is_similar = products > norm[:, None] * (similar * other_norm)[None, :]
@@ -118,7 +122,9 @@ def _add_cosines(
     tl.store(sums_ptr + pair * slots + row, tl.sum(unit * rest, axis=1), mask=inside)
 
     spares = newest != _FREE
-    other = tl.load(keys_ptr + place[:, None] * HEAD_DIM + d, mask=spares[:, None], other=0.0)
+    other = tl.load(
+        keys_ptr + place[:, None] * HEAD_DIM + d[None, :], mask=spares[:, None], other=0.0
+    )
     other_norm = tl.load(norms_ptr + place, mask=spares, other=1.0)
     cosine = tl.sum(unit * other.to(tl.float32), axis=1) / other_norm
     tl.atomic_add(spared_ptr + place, (cosine * _UNITS).to(tl.int64), mask=spares)
