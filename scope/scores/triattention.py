@@ -80,7 +80,7 @@ class TriAttention(Score):
         mean_query = turned(mean_query, *mean_ahead(paces, steps)).view(batch, heads, -1, head_dim)
         spread = slots.state["spread"].view(batch, heads, -1, head_dim // 2)
         keys = slots.keys.float()
-        lengths = torch.stack(keys.chunk(2, dim=-1)).norm(dim=0)
+        lengths = torch.hypot(*keys.chunk(2, dim=-1))
         scores = mean_query @ keys.transpose(2, 3) + spread @ lengths.transpose(2, 3)
         may_leave = slots.ranks >= slots.protected[:, None, None].clamp(min=0)
         return _standardised(scores, may_leave[:, :, None]).amax(dim=2)

@@ -17,7 +17,7 @@ from scope.kernels.tensors import FREE
 from scope.kernels.triton.column_sums import tiling
 
 _FREE = tl.constexpr(FREE)
-# Masks a product, as in `column_sums`: what is collected before anything is seen is multiplied by 0.
+# Masks a product, as in `column_sums`: what was collected before anything is seen is set to 0.
 _HIDDEN = tl.constexpr(-1e30)
 _MOST_QUERIES = 64
 
