@@ -3,14 +3,13 @@
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from baselines.h2o import H2O
 from scope.errors import ScopeError
-from scope.methods.budget import Part, Share
+from scope.methods.budget import Part, Share, least, on_device
 from scope.methods.compressor import Compressor, window_and_best
 from scope.methods.fidelity import Fidelity
 from scope.methods.options import option
@@ -57,7 +56,7 @@ class KVMerger(H2O):
 
     def compress(self, prompt: Prompt, share: Share) -> Entries:
         scores = self.score(prompt)
-        window = min(self.window_size, prompt.length, int(np.min(share)))
+        window = min(self.window_size, prompt.length, least(share))
         pivots = self._pivots(scores, self._joins(prompt.keys, scores, share, window))
         keys, values = prompt.keys.float(), prompt.values.float()
         wide = pivots[..., None].expand_as(keys)
@@ -78,10 +77,10 @@ class KVMerger(H2O):
     def _joins(self, keys: Tensor, scores: Tensor, share: Share, window: int) -> Tensor:
         """``[H, L]`` bool, which tokens join the one before them."""
         length = keys.shape[1]
-        most = torch.as_tensor(length - np.asarray(share), device=keys.device)[..., None]
+        most = length - on_device(share, keys.device)[..., None]
         free = torch.ones_like(scores, dtype=torch.bool)
         free[:, length - window :] = False
-        heavy = min(int(self.heavy_share * length), int(np.min(share)) - window)
+        heavy = min(int(self.heavy_share * length), least(share) - window)
         ranked = scores[:, : length - window].sort(dim=-1, descending=True, stable=True).indices
         free.scatter_(1, ranked[:, :heavy], False)
         directions = normalize(keys.float(), dim=-1)

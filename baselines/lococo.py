@@ -11,7 +11,7 @@ from baselines.h2o import H2O
 from baselines.lococo_heads import RECALL, Trained, path_of
 from scope.errors import ScopeError
 from scope.kernels.tensors import by_worth_then_newest
-from scope.methods.budget import Share
+from scope.methods.budget import Share, least, on_device
 from scope.methods.compressor import Compressor
 from scope.methods.fidelity import Fidelity
 from scope.methods.options import option
@@ -51,10 +51,10 @@ class LoCoCo(Trained, H2O):
 
     def compress(self, prompt: Prompt, share: Share) -> Entries:
         heads = self.heads_for(prompt.keys)
-        window = min(self.window_size, prompt.length, int(np.min(share)))
+        window = min(self.window_size, prompt.length, least(share))
         scores = prompt.heads.joined(self.score(prompt), len(prompt.keys))
         rest, pivots = split(scores, share, window, heads.slots)
-        least = int(np.min(share)) - window
+        fewest = least(share) - window
         places, keys, values = heads.fold(
             prompt.layer,
             prompt.keys,
@@ -62,7 +62,7 @@ class LoCoCo(Trained, H2O):
             rest,
             pivots,
             order=torch.arange(prompt.length, device=rest.device).expand_as(rest),
-            most=prompt.length - window - least + min(heads.slots, least),
+            most=prompt.length - window - fewest + min(heads.slots, fewest),
         )
         merged = replace(
             prompt,
@@ -142,7 +142,7 @@ def split(scores: Tensor, share: Share, window: int, slots: int) -> tuple[Tensor
     rank = torch.full(scores.shape, -1, device=scores.device)
     places = torch.arange(before, device=scores.device).expand_as(ranked)
     rank[..., :before] = torch.zeros_like(ranked).scatter(-1, ranked, places)
-    kept = torch.as_tensor(share, device=scores.device)[..., None] - window
+    kept = on_device(share, scores.device)[..., None] - window
     # Where nothing is dropped, there is nothing to mix in.
     rest = (rank >= (kept - slots).clamp(min=0)) & (kept < before)
     return rest, rest & (rank < kept)

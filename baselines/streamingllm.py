@@ -9,7 +9,7 @@ from torch import Tensor
 
 from scope.budgets.uniform import Uniform
 from scope.errors import ScopeError
-from scope.methods.budget import Budget, Share
+from scope.methods.budget import Budget, Share, most, on_device
 from scope.methods.compressor import Compressor
 from scope.methods.fidelity import Fidelity
 from scope.methods.options import option
@@ -49,8 +49,8 @@ class StreamingLLM(Compressor):
         return min(NUM_SINKS, share - 1)
 
     def keep(self, prompt: Prompt, share: Share) -> Tensor:
-        device, widest = prompt.keys.device, int(np.max(share))
-        shares = torch.as_tensor(share, device=device).expand(len(prompt.keys))[:, None]
+        device, widest = prompt.keys.device, most(share)
+        shares = on_device(share, device).expand(len(prompt.keys))[:, None]
         number = torch.arange(widest, device=device)
         from_end = prompt.length - shares + number
         kept = torch.where(number < self.sinks(widest), number, from_end)

@@ -3,9 +3,12 @@
     python scripts/bench_prefill.py --shape llama-3.1-8b --prompt_lengths 4096 32768 131072
 
 Prints a table, and as the last line the same as JSON. `transformers` is the same model with its own
-`DynamicCache`; overhead is what a method takes longer than that. Operations are those of the
-model's own products: two per weight of a layer and token, and causal attention. With
-`-two-passes` after its name a method is not told what the rows of that attention sum up to.
+`DynamicCache`; overhead is what a method takes longer than that. A batch's row reads the prompt
+again and again, as in a job, so that nothing is allocated; host_s of its seconds went by until all
+was launched. Operations are those of the model's own products: two per weight of a layer and token,
+and causal attention; the floor is the time that they take at the rate of one large product. After
+a method's name, `-own-layers` reads through the model's own layers, and `-two-passes` does not tell
+the method what the rows of attention sum up to.
 """
 
 import argparse
@@ -14,7 +17,8 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from unittest import mock
@@ -29,17 +33,21 @@ from transformers import DynamicCache, PreTrainedModel
 from scope import Compression, ScopeError, patch
 from scope.attention import interface
 from scope.generation.session import Session
+from scope.harness.floor import measured_rates
 
 PEER = "transformers"
-_TWO_PASSES = "-two-passes"
-_REPEATS = 3
+_TWO_PASSES, _OWN_LAYERS = "-two-passes", "-own-layers"
+_REPEATS = 5
+
+# Given prompts, what reads one of them by its index.
+_Reader = Callable[[Sequence[list[int]]], AbstractContextManager[Callable[[int], object]]]
 
 
 def main() -> None:
     args = _arguments()
     compressions = {
         method: Compression.from_shared(
-            method.removesuffix(_TWO_PASSES),
+            method.removesuffix(_TWO_PASSES).removesuffix(_OWN_LAYERS),
             None,
             max_capacity_prompt=args.max_capacity_prompt,
             window_size=args.window_size,
@@ -54,37 +62,39 @@ def main() -> None:
         f"w {args.window_size}; median of {_REPEATS}"
     )
     print(_line(*_COLUMNS), flush=True)
-    methods = {PEER: partial(_own_prefill, model)}
+    readers: dict[str, _Reader] = {PEER: partial(_own_reader, model)}
     for method, compression in compressions.items():
-        told = not method.endswith(_TWO_PASSES)
-        methods[method] = partial(_our_prefill, model, compression, told)
+        readers[method] = partial(_our_reader, model, compression, method)
     results = []
-    for length in args.prompt_lengths:
-        own_seconds = None
-        for method, prefill in methods.items():
-            result = {"prompt_length": length, "method": method}
-            try:
-                result |= _measure(args, model, prefill, length)
-            except torch.OutOfMemoryError:
-                result["error"] = "out of memory"
-            seconds = result.get("seconds")
-            if method == PEER:
-                own_seconds = seconds
-            elif seconds and own_seconds:
-                result["overhead_percent"] = round(100 * (seconds / own_seconds - 1), 1)
-            results.append(result)
-            print(_line(*(result.get(name, "-") for name in _COLUMNS)), flush=True)
-            if args.device == "cuda":
-                torch.cuda.empty_cache()
+    with patch(model):
+        for length in args.prompt_lengths:
+            own_seconds = None
+            for method, reader in readers.items():
+                result = {"prompt_length": length, "method": method}
+                try:
+                    result |= _measure(args, model, reader, length)
+                except torch.OutOfMemoryError:
+                    result["error"] = "out of memory"
+                seconds = result.get("seconds")
+                if method == PEER:
+                    own_seconds = seconds
+                elif seconds and own_seconds:
+                    result["overhead_percent"] = round(100 * (seconds / own_seconds - 1), 1)
+                results.append(result)
+                print(_line(*(result.get(name, "-") for name in _COLUMNS)), flush=True)
+                if args.device == "cuda":
+                    torch.cuda.empty_cache()
     print(json.dumps({**vars(args), "results": results}))
 
 
 _COLUMNS = {
     "prompt_length": 13,
-    "method": 14,
+    "method": 17,
     "seconds": 9,
+    "host_s": 9,
     "tokens_per_s": 12,
     "tflop_per_s": 11,
+    "share_of_floor": 14,
     "overhead_percent": 16,
     "peak_gb": 7,
     "beside_weights_gb": 17,
@@ -98,35 +108,38 @@ def _line(*cells: object) -> str:
 
 
 def _measure(
-    args: argparse.Namespace,
-    model: PreTrainedModel,
-    prefill: Callable[[list[int]], None],
-    length: int,
+    args: argparse.Namespace, model: PreTrainedModel, reader: _Reader, length: int
 ) -> dict[str, float]:
     random = torch.Generator().manual_seed(0)
     prompt = torch.randint(model.config.vocab_size, (length,), generator=random).tolist()
+    times, host_times = [], []
     # Kernels are not compiled for one length; twice C is enough for something to be compressed.
-    prefill(prompt[: 2 * args.max_capacity_prompt])
-    if args.device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    times = []
-    for _ in range(_REPEATS):
-        synchronize(args.device)
-        started = time.perf_counter()
-        prefill(prompt)
-        synchronize(args.device)
-        times.append(time.perf_counter() - started)
+    with reader([prompt, prompt[: 2 * args.max_capacity_prompt]]) as read:
+        read(1)
+        if args.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        for _ in range(_REPEATS):
+            synchronize(args.device)
+            started = time.perf_counter()
+            read(0)
+            host_times.append(time.perf_counter() - started)
+            synchronize(args.device)
+            times.append(time.perf_counter() - started)
     seconds = statistics.median(times)
+    rate = _operations(model, length) / seconds
     result = {
-        "seconds": round(seconds, 4),
+        "seconds": round(seconds, 5),
+        "host_s": round(statistics.median(host_times), 5),
         "tokens_per_s": round(length / seconds, 1),
-        "tflop_per_s": round(_operations(model, length) / seconds / 1e12, 3),
+        "tflop_per_s": round(rate / 1e12, 3),
     }
     if args.device == "cuda":
         peak = torch.cuda.max_memory_allocated()
         weights = sum(weight.nbytes for weight in model.parameters())
         result["peak_gb"] = round(peak / 1e9, 2)
         result["beside_weights_gb"] = round((peak - weights) / 1e9, 2)
+        rates = measured_rates(model.device, model.dtype)
+        result["share_of_floor"] = round(rate / rates.operations, 3)
     return result
 
 
@@ -140,22 +153,33 @@ def _operations(model: PreTrainedModel, length: int) -> int:
     return 2 * weights * length + attention
 
 
-def _our_prefill(
-    model: PreTrainedModel, compression: Compression, told: bool, prompt: list[int]
-) -> None:
-    asked = interface.tells_log_sum_exp
-    with (
-        patch(model),
-        mock.patch.object(interface, "tells_log_sum_exp", lambda *given: told and asked(*given)),
-    ):
-        Session(model, compression, [prompt], max_new_tokens=1).prefill()
+@contextmanager
+def _our_reader(
+    model: PreTrainedModel, compression: Compression, method: str, prompts: Sequence[list[int]]
+) -> Iterator[Callable[[int], object]]:
+    with ExitStack() as switches:
+        if _TWO_PASSES in method:
+            switches.enter_context(mock.patch.object(interface, "tells_log_sum_exp", _no))
+        if _OWN_LAYERS in method:
+            switches.enter_context(mock.patch.object(Session, "_reads_fused", _no))
+        yield partial(Session(model, compression, prompts, 1, batch_size=1).admit, 0)
 
 
-@torch.inference_mode()
-def _own_prefill(model: PreTrainedModel, prompt: list[int]) -> None:
-    tokens = torch.tensor([prompt], device=model.device)
-    cache = DynamicCache(config=model.config)
-    model(input_ids=tokens, past_key_values=cache, logits_to_keep=1)
+def _no(*given: object) -> bool:
+    return False
+
+
+@contextmanager
+def _own_reader(
+    model: PreTrainedModel, prompts: Sequence[list[int]]
+) -> Iterator[Callable[[int], object]]:
+    @torch.inference_mode()
+    def read(index: int) -> None:
+        tokens = torch.tensor([prompts[index]], device=model.device)
+        cache = DynamicCache(config=model.config)
+        model(input_ids=tokens, past_key_values=cache, logits_to_keep=1)
+
+    yield read
 
 
 def _arguments() -> argparse.Namespace:
@@ -164,8 +188,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--methods",
         nargs="+",
-        default=["H2O", f"H2O{_TWO_PASSES}", "SnapKV"],
-        help="prefill compressors",
+        default=["H2O", f"H2O{_OWN_LAYERS}", f"H2O{_TWO_PASSES}", "SnapKV"],
+        help=f"prefill compressors, each perhaps with {_OWN_LAYERS}, {_TWO_PASSES} or both",
     )
     parser.add_argument("--prompt_lengths", nargs="+", type=int, default=[4096, 32768, 131072])
     parser.add_argument("--max_capacity_prompt", type=int, default=2048)

@@ -1,5 +1,6 @@
 """torch's flash attention, asked for what `scaled_dot_product_attention` keeps to itself."""
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ def tells_log_sum_exp(
         implementation == "sdpa"
         and attention_mask is None
         and queries.is_cuda
-        and torch.cuda.get_device_capability(queries.device) >= (8, 0)
+        and _has_flash_attention(queries.device)
         and queries.dtype in (torch.bfloat16, torch.float16)
         and queries.shape[2] > 1
         and queries.shape[3] % 8 == 0
@@ -27,6 +28,11 @@ def tells_log_sum_exp(
         and not given.get("dropout")
         and given.get("is_causal") is not False
     )
+
+
+@cache
+def _has_flash_attention(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def causal_attention(

@@ -96,9 +96,7 @@ def attend(
 ) -> tuple[Tensor, Tensor | None]:
     """Attention of one module that was given a `SlotCache`.
 
-    A prompt goes through the model's own implementation over its full keys and values, so prompt
-    logits are exact, and is compressed afterwards; where that is torch's flash attention, it also
-    tells what its rows sum up to. A decode step attends to the slots.
+    A prompt goes through the model's own implementation, and a decode step attends to the slots.
 
     Args:
         module: the attention module.
@@ -120,22 +118,54 @@ def attend(
         )
     _under_way.set(None)  # from here on the module's configuration tells the truth
     _check(module, call, keys, values, attention_mask, kwargs)
-    scaling = kwargs.get("scaling")
-    scaling = queries.shape[-1] ** -0.5 if scaling is None else scaling
     if call.cache.prefilling:
-        keys, values = call.cache.prompt_states(module.layer_idx, keys, values)
-    states = module.layer_idx, queries, keys, values, scaling, kwargs.get("sliding_window")
-    if not call.cache.prefilling:
-        return call.cache.attend(*states).transpose(1, 2), None
+        states = queries, keys, values
+        return attend_prompt(module, call.cache, call.hidden, *states, attention_mask, **kwargs)
+    output = call.cache.attend(module.layer_idx, queries, keys, values, *_sight(queries, kwargs))
+    return output.transpose(1, 2), None
+
+
+def attend_prompt(
+    module: Any,
+    cache: SlotCache,
+    hidden: Tensor,
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    attention_mask: Tensor | None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Attention of admitted prompts, which are compressed into the cache after it.
+
+    It is the model's own implementation over full keys and values, so prompt logits are exact;
+    where that is torch's flash attention, it also tells what its rows sum up to.
+
+    Args:
+        module: the attention module.
+        cache: it must have begun the prompts' forward.
+        hidden: ``[b, L, hidden]``, what the module reads.
+        queries: as of `attend`, and so are the others and what it gives.
+    """
+    keys, values = cache.prompt_states(module.layer_idx, keys, values)
     name, weights, log_sum_exp = module.config._attn_implementation, None, None
+    scaling, sliding_window = _sight(queries, kwargs)
     if tells_log_sum_exp(name, queries, attention_mask, kwargs):
         output, log_sum_exp = causal_attention(queries, keys, values, scaling)
     else:
         own: Any = eager_attention(module)
         implementation = ALL_ATTENTION_FUNCTIONS.get_interface(name, own)
         output, weights = implementation(module, queries, keys, values, attention_mask, **kwargs)
-    call.cache.store_prompt(*states, call.hidden, log_sum_exp)
+    cache.store_prompt(
+        module.layer_idx, queries, keys, values, scaling, sliding_window, hidden, log_sum_exp
+    )
     return output, weights
+
+
+def _sight(queries: Tensor, given: dict[str, Any]) -> tuple[float, int | None]:
+    """Factor on the query-key products, and how many tokens back a query may look."""
+    scaling = given.get("scaling")
+    scaling = queries.shape[-1] ** -0.5 if scaling is None else scaling
+    return scaling, given.get("sliding_window")
 
 
 def eager_attention(module: nn.Module) -> Callable[..., Any] | None:

@@ -24,7 +24,7 @@ _STATIC_ROPE = ("default", "linear", "llama3", "yarn")
 
 
 def model_obstacle(model: nn.Module) -> str | None:
-    """Why a decode step of this model cannot be fused, or None."""
+    """Why the layers of this model cannot be fused, or None."""
     if not isinstance(model, MODELS):
         known = ", ".join(cls.__name__.removesuffix("ForCausalLM") for cls in MODELS)
         return f"the layers of {type(model).__name__} are not those of {known}"
@@ -45,13 +45,19 @@ def model_obstacle(model: nn.Module) -> str | None:
     return None
 
 
+def has_kernels(model: PreTrainedModel) -> bool:
+    """Whether there are kernels for a model without obstacle, where it is."""
+    attention = model.model.layers[0].self_attn
+    return has_kernels_for(attention.k_proj.weight.new_empty(0, attention.head_dim))
+
+
 @contextmanager
 def joined_weights(model: PreTrainedModel) -> Iterator[None]:
-    """Join the projections that a fused decode step does at once; give them back on leaving.
+    """Join the projections that a fused layer does at once; give them back on leaving.
 
     Values stay and nothing is stored twice. A model without kernels or with an obstacle is let be.
     """
-    joins = model_obstacle(model) is None and _has_kernels(model)
+    joins = model_obstacle(model) is None and has_kernels(model)
     groups = [parts for parts in _groups(model) if not _adjoin(parts)] if joins else []
     with torch.inference_mode(False), torch.no_grad():
         for parts in groups:
@@ -68,20 +74,14 @@ def joined_weights(model: PreTrainedModel) -> Iterator[None]:
 
 
 def are_joined(model: PreTrainedModel) -> bool:
-    """Whether `joined` can see all that a step does at once; moving a model parts its weights."""
+    """Whether `joined` can see all that a layer does at once; moving a model parts its weights."""
     return all(_adjoin(parts) for parts in _groups(model))
 
 
 def joined(*linears: nn.Linear) -> tuple[Tensor, Tensor | None]:
     """Weight and bias of joined linears as one."""
-    weights: list[Any] = [linear.weight for linear in linears]
-    biases: list[Any] = [linear.bias for linear in linears if linear.bias is not None]
-    return _whole(weights), _whole(biases) if biases else None
-
-
-def _has_kernels(model: PreTrainedModel) -> bool:
-    attention = model.model.layers[0].self_attn
-    return has_kernels_for(attention.k_proj.weight.new_empty(0, attention.head_dim))
+    first, rows = linears[0], sum(linear.out_features for linear in linears)
+    return _whole(first.weight, rows), None if first.bias is None else _whole(first.bias, rows)
 
 
 def _groups(model: PreTrainedModel) -> Iterator[list[Any]]:
@@ -103,6 +103,6 @@ def _adjoin(parts: list[nn.Parameter]) -> bool:
     )
 
 
-def _whole(parts: list[nn.Parameter]) -> Tensor:
-    rows = sum(len(part) for part in parts)
-    return parts[0].data.as_strided((rows, *parts[0].shape[1:]), parts[0].stride())
+def _whole(part: Tensor, rows: int) -> Tensor:
+    """So many rows from the first of a part on."""
+    return part.data.as_strided((rows, *part.shape[1:]), part.stride())

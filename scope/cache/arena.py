@@ -9,6 +9,7 @@ from torch import Tensor
 
 from scope.cache.layer import SlotLayer, in_numbers, key_scale_for
 from scope.errors import ScopeError
+from scope.kernels import Backend
 from scope.kernels.rounding import movable
 from scope.kernels.tensors import FREE, Spans
 from scope.methods.prompt import Entries
@@ -159,7 +160,12 @@ class SpannedLayer(SlotLayer):
         self.used = max(self.used, plain.used)
 
     def write_prompt(
-        self, row: int, entries: Entries, draw: Tensor, remembered: Mapping[str, Tensor]
+        self,
+        backend: Backend,
+        row: int,
+        entries: Entries,
+        draw: Tensor,
+        remembered: Mapping[str, Tensor],
     ) -> None:
         # A head that keeps less than others has its tokens in the first slots, one after the other.
         order = (entries.positions == FREE).int().sort(dim=1, stable=True).indices
@@ -171,7 +177,7 @@ class SpannedLayer(SlotLayer):
         )
         own = slice(row, row + 1)
         plain = self.opened(own)
-        plain.write_prompt(0, moved, draw, remembered)
+        plain.write_prompt(backend, 0, moved, draw, remembered)
         self.take(plain, own)
         self.vacant[row] -= self.spans.gap[row]
 

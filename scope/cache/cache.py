@@ -18,7 +18,7 @@ from scope.cache.step import decode, look
 from scope.errors import ScopeError
 from scope.kernels import Backend, FusingBackend, backend_for, fuses
 from scope.kernels.tensors import FREE, NewTokens, Sight, StepCounts, mixed
-from scope.methods.budget import Share
+from scope.methods.budget import Share, least, most
 from scope.methods.prompt import Entries, Prompt
 from scope.methods.recipe import Configuration
 from scope.methods.strategy import Counts
@@ -399,10 +399,10 @@ class SlotCache(Cache):
     def _write(self, row: int, prompt: Prompt, share: Share, draw: Tensor) -> None:
         entries = self._entries(prompt, share)
         count = entries.positions.shape[1]
-        if count != np.max(share):
+        if count != most(share):
             raise ScopeError(
                 f"the compressor {self.recipe.compressor.name} answers {count} entries a head "
-                f"for a share of {np.max(share)}; fill what is missing with FREE"
+                f"for a share of {most(share)}; fill what is missing with FREE"
             )
         if self.recipe.heads.share_heads and bool(
             (entries.positions != entries.positions[:1]).any()
@@ -427,7 +427,7 @@ class SlotCache(Cache):
         if layer.merged is not None:
             whole = self._merge(row, layer, layer.merged, entries)
         for one, rest in whole:
-            one.write_prompt(row, rest, draw.to(one.draw.device), remembered)
+            one.write_prompt(self.backend, row, rest, draw.to(one.draw.device), remembered)
         if layer.working is not None:
             worth = self.recipe.strategy.rank_prompt(prompt)
             held, query = layer.slots.first(count), prompt.queries[:, -1]
@@ -448,7 +448,7 @@ class SlotCache(Cache):
         length = prompt.length
         # The order of what is kept matters where a part of it is frozen.
         in_order = prompt.by_position or length <= self.recipe.budget.nominal(length)
-        if in_order and length <= np.min(share):
+        if in_order and length <= least(share):
             return prompt.whole()
         return self.recipe.compressor.compress(prompt, share)
 

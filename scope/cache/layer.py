@@ -10,7 +10,7 @@ from scope.cache.latent import Latents
 from scope.cache.merged import Merged
 from scope.cache.working import WorkingSet
 from scope.errors import ScopeError
-from scope.kernels.rounding import stored_as
+from scope.kernels import Backend
 from scope.kernels.tensors import FREE, CompactTensors, KeyScale, SlotTensors, Spans, StepCounts
 from scope.methods.prompt import Entries
 from scope.methods.score import Shape
@@ -164,6 +164,7 @@ class SlotLayer(CacheLayerMixin):
 
     def write_prompt(
         self,
+        backend: Backend,
         row: int,
         entries: Entries,
         draw: Tensor,
@@ -172,6 +173,7 @@ class SlotLayer(CacheLayerMixin):
         """Start a row over with what is held of a prompt.
 
         Args:
+            backend: what computes.
             row: which sequence of the batch.
             entries: in the order of their ranks.
             draw: int64 scalar, what chance makes of the prompt.
@@ -179,19 +181,7 @@ class SlotLayer(CacheLayerMixin):
         """
         positions = entries.positions
         count = positions.shape[1]
-        keys = entries.keys
-        if self.key_scale is not None:
-            keys = self.key_scale.of(row).codes(keys)
-        _store(self.keys[row, :, :count], keys)
-        _store(self.values[row, :, :count], entries.values)
-        if self.values.device == positions.device:  # only kernels read elsewhere, and no free slots
-            # Free slots have weight 0, but 0 times what an overflow has left behind would be NaN.
-            self.values[row, :, count:] = 0.0
-        self.positions[row] = self.ranks[row] = FREE
-        self.positions[row, :, :count] = positions.to(torch.int32)
-        ranks = torch.arange(count, dtype=torch.int32, device=positions.device)
-        self.ranks[row, :, :count] = ranks.where(positions != FREE, FREE)
-        self.vacant[row] = count
+        backend.fill(self.slots, row, entries.keys, entries.values, positions)
         self.draw[row] = draw
         for name, state in self.state.items():
             state[row] = self.initial.get(name, 0.0)
@@ -221,14 +211,6 @@ class SlotLayer(CacheLayerMixin):
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return query_length, 0
-
-
-def _store(there: Tensor, states: Tensor) -> None:
-    """Write states ``[H, P, D]``; into pinned memory head by head, which nobody waits for."""
-    stored = stored_as(there.dtype, states)
-    near = there.device == stored.device
-    for slots, run in [(there, stored)] if near else zip(there, stored, strict=True):
-        slots.copy_(run, non_blocking=True)
 
 
 def key_scale_for(like: Tensor, shape: tuple[int, ...]) -> KeyScale | None:

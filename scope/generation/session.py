@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,13 @@ from transformers import PreTrainedModel
 from scope.attention.support import attention_modules
 from scope.cache.cache import SlotCache
 from scope.errors import ScopeError
-from scope.generation.fused import fused_step, obstacle
+from scope.generation.fused import (
+    fused_prompt,
+    fused_step,
+    longest_prompt,
+    obstacle,
+    prompt_obstacle,
+)
 from scope.generation.graph import Graphed
 from scope.generation.work import Work
 from scope.methods.recipe import Configuration
@@ -60,9 +67,16 @@ class Session:
     @torch.inference_mode()
     def admit(self, row: int, index: int) -> Tensor:
         """Start a row over with a prompt: ``[vocabulary]`` logits of its first new token."""
+        prompt = self._sent(torch.tensor(self.prompts[index]))
+        length, device = len(prompt), prompt.device
         self.cache.admit([row])
-        self.work.prompts.append(len(self.prompts[index]))
-        return self._forward(torch.tensor([self.prompts[index]]))[0]
+        self.work.prompts.append(length)
+        if not self._reads_fused(length):
+            return self._forward(prompt[None])[0]
+        self._check_patch()
+        positions = self.cache.begin_forward(1, length, None, device, prompt[None])[0]
+        with torch.cuda.device_of(prompt):  # where Triton launches
+            return fused_prompt(self.model, self.cache, prompt, positions)
 
     def release(self, row: int) -> None:
         """End a row; steps pass it by until another prompt is admitted to it."""
@@ -81,11 +95,7 @@ class Session:
         """
         if self._fast is None:
             return self._forward(tokens[:, None])
-        if self._attention.config is not self._patch:
-            raise ScopeError(
-                "the `patch` that this session decoded in was left, and the weights of its graph "
-                "with it; make another session inside the new block"
-            )
+        self._check_patch()
         tokens = tokens.to(self.model.device)
         self.cache.begin_forward(len(tokens), 1, None, tokens.device)
         with torch.cuda.device_of(tokens):  # where Triton launches and graphs are recorded
@@ -99,21 +109,52 @@ class Session:
             return None
         reason = obstacle(self.model, self.cache)
         if reason is None:
-            # What tells one patch of a model from the next, looked up once: a step has no time.
-            self._attention = attention_modules(self.model)[0]
-            self._patch = self._attention.config
             return Graphed(partial(fused_step, self.model, self.cache))
         warnings.warn(f"decoding goes the slow way: {reason}", stacklevel=2)
         return None
 
+    def _reads_fused(self, length: int) -> bool:
+        if self.model.device.type != "cuda":
+            return False
+        reason, longest = self._reading
+        if reason is None and longest is not None and length > longest:
+            reason = f"those longer than its sliding window of {longest} take a mask"
+        if reason is not None:
+            warnings.warn(f"prompts are read the slow way: {reason}", stacklevel=3)
+        return reason is None
+
+    @cached_property
+    def _reading(self) -> tuple[str | None, int | None]:
+        """Why the model's prompts are not read fused, and else the longest that are."""
+        reason = prompt_obstacle(self.model)
+        return reason, None if reason else longest_prompt(self.model)
+
+    @cached_property
+    def _patch(self) -> tuple[Any, Any]:
+        """What tells one patch of a model from the next, looked up once: a step has no time."""
+        attention = attention_modules(self.model)[0]
+        return attention, attention.config
+
+    def _check_patch(self) -> None:
+        attention, config = self._patch
+        if attention.config is not config:
+            raise ScopeError(
+                "the `patch` that this session began in was left, and the joined weights with it; "
+                "make another session inside the new block"
+            )
+
     def _forward(self, tokens: Tensor) -> Tensor:
-        device = self.model.device
-        if device.type == "cuda" and not tokens.is_cuda:
-            tokens = tokens.pin_memory()  # or copying it would wait for all that came before
         output = self.model(
-            input_ids=tokens.to(device, non_blocking=True),
+            input_ids=self._sent(tokens),
             past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=1,
         )
         return output.logits[:, -1]
+
+    def _sent(self, tokens: Tensor) -> Tensor:
+        """Tokens on the model's device."""
+        device = self.model.device
+        if device.type == "cuda" and not tokens.is_cuda:
+            tokens = tokens.pin_memory()  # or copying it would wait for all that came before
+        return tokens.to(device, non_blocking=True)

@@ -91,6 +91,18 @@ class Backend(Protocol):
             keys, values: ``[B, H, S, D]``, all slots.
         """
 
+    def fill(
+        self, slots: SlotTensors, row: int, keys: Tensor, values: Tensor, positions: Tensor
+    ) -> None:
+        """Start a row over with the tokens of a prompt, the others of its slots being free.
+
+        Args:
+            slots: changed in place; all of the layer's.
+            row: which sequence of the batch.
+            keys, values: ``[H, P, D]`` in the order of their ranks, any strides but for D.
+            positions: ``[H, P]`` integers; FREE leaves a slot empty.
+        """
+
     def column_sums(
         self,
         queries: Tensor,

@@ -203,6 +203,31 @@ def evict(slots: SlotTensors, counts: StepCounts, worth: Tensor | None, recent: 
     slots.vacant.copy_(slots.positions.argmin(dim=-1))
 
 
+def fill(slots: SlotTensors, row: int, keys: Tensor, values: Tensor, positions: Tensor) -> None:
+    """Start a row over with the tokens of a prompt; see `Backend`."""
+    kept = positions.shape[1]
+    if slots.key_scale is not None:
+        keys = slots.key_scale.of(row).codes(keys)
+    for there, states in ((slots.keys, keys), (slots.values, values)):
+        _store(there[row, :, :kept], states)
+    if slots.values.device == positions.device:  # only kernels read elsewhere, and no free slots
+        # Free slots have weight 0, but 0 times what an overflow has left behind would be NaN.
+        slots.values[row, :, kept:] = 0.0
+    slots.positions[row] = slots.ranks[row] = FREE
+    slots.positions[row, :, :kept] = positions.to(torch.int32)
+    ranks = torch.arange(kept, dtype=torch.int32, device=positions.device)
+    slots.ranks[row, :, :kept] = ranks.where(positions != FREE, FREE)
+    slots.vacant[row] = kept
+
+
+def _store(there: Tensor, states: Tensor) -> None:
+    """Write states ``[H, P, D]``; into pinned memory head by head, which nobody waits for."""
+    stored = stored_as(there.dtype, states)
+    near = there.device == stored.device
+    for slots, run in [(there, stored)] if near else zip(there, stored, strict=True):
+        slots.copy_(run, non_blocking=True)
+
+
 def choose(listed: Listed, full: Tensor, worth: Tensor, newest: Tensor) -> None:
     """List anew what full rows attend to; see `Backend`."""
     size, slot = listed.slots.shape[-1], torch.arange(worth.shape[-1], device=worth.device)
@@ -266,7 +291,9 @@ def column_sums(
         rows_queries = grouped[:, :, start:stop].flatten(1, 2)
         logits = (rows_queries @ keys[:, :end].transpose(1, 2)).mul_(scaling)
         rows = columns[start:stop, None]
-        hidden = (columns[:end] > rows) & (rows >= first_causal_row)
+        hidden = columns[:end] > rows
+        if start < first_causal_row:
+            hidden &= rows >= first_causal_row
         if sliding_window is not None:
             hidden |= columns[:end] <= rows - sliding_window
         logits = logits.view(heads, -1, stop - start, end).masked_fill_(hidden, -torch.inf)

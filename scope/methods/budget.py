@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -19,6 +20,23 @@ Share = int | NDArray[np.int64]
 
 # What decides for itself: every layer, or every head of every layer.
 Part = Literal["layer", "head"]
+
+
+def on_device(share: Share, device: torch.device) -> Tensor:
+    """``[]`` or ``[H]`` int64; nobody waits for one number."""
+    if isinstance(share, int):
+        return torch.full((), share, device=device)
+    return torch.as_tensor(share, device=device)
+
+
+def least(share: Share) -> int:
+    """What the head with the least keeps."""
+    return share if isinstance(share, int) else int(share.min())
+
+
+def most(share: Share) -> int:
+    """What the head with the most keeps."""
+    return share if isinstance(share, int) else int(share.max())
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
 from scope.errors import ScopeError
-from scope.methods.budget import Budget, Part, Share
+from scope.methods.budget import Budget, Part, Share, least, most, on_device
 from scope.methods.fidelity import Fidelity
 from scope.methods.options import option
 from scope.methods.prompt import FREE, Entries, Prompt
@@ -104,7 +103,7 @@ class ScoredCompressor(Compressor):
         raise NotImplementedError
 
     def keep(self, prompt: Prompt, share: Share) -> Tensor:
-        window_size = min(self.last_kept, prompt.length, int(np.min(share)))
+        window_size = min(self.last_kept, prompt.length, least(share))
         scores = prompt.heads.joined(self.score(prompt), len(prompt.keys))
         return window_and_best(scores, prompt.length, share, window_size)
 
@@ -124,9 +123,9 @@ def window_and_best(scores: Tensor, length: int, share: Share, window_size: int)
     start = length - window_size
     # A stable sort breaks ties by the lower position on every device; topk does not.
     ranked = scores[:, :start].sort(dim=-1, descending=True, stable=True).indices
-    chosen = ranked[:, : int(np.max(share)) - window_size]
-    if np.ndim(share) and np.min(share) < np.max(share):
-        own = torch.as_tensor(share, device=ranked.device)[:, None] - window_size
+    chosen = ranked[:, : most(share) - window_size]
+    if least(share) < most(share):
+        own = on_device(share, ranked.device)[:, None] - window_size
         chosen = chosen.where(torch.arange(chosen.shape[1], device=ranked.device) < own, FREE)
     window = torch.arange(start, length, device=ranked.device)
     return torch.cat([chosen, window.expand(len(ranked), -1)], dim=1)

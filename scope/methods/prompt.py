@@ -116,9 +116,8 @@ class Prompt:
     def take(self, positions: Tensor) -> Entries:
         """The tokens at ``[H, P]`` positions as they are; FREE leaves a slot empty."""
         if self.by_position:
-            last = torch.iinfo(positions.dtype).max
-            ordered = positions.masked_fill(positions == FREE, last).sort(dim=-1).values
-            positions = ordered.masked_fill(ordered == last, FREE)
+            sign = torch.iinfo(positions.dtype).min  # without it FREE is the largest number
+            positions = (positions ^ sign).sort(dim=-1).values ^ sign
         places = positions.clamp(min=0)[..., None].expand(-1, -1, self.keys.shape[-1])
         return Entries(self.keys.gather(1, places), self.values.gather(1, places), positions)
 

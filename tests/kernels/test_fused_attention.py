@@ -115,10 +115,10 @@ class Twins:
         begun = dict(zip(STATES, torch.rand(shape, generator=self.random).to(DEVICE), strict=True))
         kept = torch.arange(length, device=DEVICE).expand(self.case.heads, -1)
         draw = torch.tensor(7 + row)
-        for layer in self.layers:
+        for layer, kernels in zip(self.layers, (reference, backend), strict=True):
             dtype = layer.keys.dtype
             entries = Entries(keys.to(dtype), values.to(dtype), kept)
-            layer.write_prompt(row, entries, draw, begun)
+            layer.write_prompt(kernels, row, entries, draw, begun)
         self.newest[row], self.held[row] = length - 1, length
 
     def step(self, number: int, recipe: Recipe) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""A decode step in kernels, and on a GPU its graph, give what the plain model gives."""
+"""Prompts and decode steps in kernels, and on a GPU a graph, give what the plain model gives."""
 
 from collections.abc import Iterator
 from copy import deepcopy
@@ -12,7 +12,7 @@ from scope import Compression, Fidelity, ScopeError, SlotCache, patch
 from scope.attention import joined as joined_module
 from scope.attention.joined import are_joined, joined
 from scope.cache import cache as cache_module
-from scope.generation.fused import fused_step, obstacle
+from scope.generation.fused import fused_step, longest_prompt, obstacle, prompt_obstacle
 from scope.generation.greedy import generate
 from scope.generation.session import Session
 from tests.core.tiny import (
@@ -39,8 +39,9 @@ on_gpu = pytest.mark.skipif(not ON_GPU, reason="needs a GPU")
 
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """Without kernels, until undone."""
+    """Models that are patched without kernels, until undone."""
     monkeypatch.setattr(cache_module, "backend_for", lambda keys: backend(False))
+    monkeypatch.setattr(joined_module, "has_kernels_for", lambda keys: False)
     return monkeypatch
 
 
@@ -60,12 +61,16 @@ def test_logits(name: str, shared: str | None, monkeypatch: pytest.MonkeyPatch) 
     model = tiny_model(name, num_layers=2).to("cuda" if ON_GPU else "cpu")
     compression = compression_of("SnapKV", "slide", 40, 8, 4, 2, share_layers=shared)
     logits: dict[bool, list[torch.Tensor]] = {}
-    monkeypatch.setattr(joined_module, "has_kernels_for", lambda keys: True)
-    with patch(model), torch.inference_mode():
-        for fused in (False, True):
-            monkeypatch.setattr(cache_module, "backend_for", lambda keys, on=fused: backend(on))
+    held: dict[bool, list[torch.Tensor]] = {}
+    for fused in (False, True):
+        reads = fused and longest_prompt(model) is None
+        monkeypatch.setattr(joined_module, "has_kernels_for", lambda keys, on=fused: on)
+        monkeypatch.setattr(cache_module, "backend_for", lambda keys, on=fused: backend(on))
+        monkeypatch.setattr(Session, "_reads_fused", lambda session, length, on=reads: on)
+        with patch(model), torch.inference_mode():
             session = Session(model, compression, PROMPTS[:2], 8)
             logits[fused] = [session.prefill()]
+            held[fused] = [layer.positions.clone() for layer in session.cache.layers]
             for step in range(6):
                 tokens = torch.full((2,), step, device=model.device)
                 if fused:
@@ -73,6 +78,7 @@ def test_logits(name: str, shared: str | None, monkeypatch: pytest.MonkeyPatch) 
                     logits[fused].append(fused_step(model, session.cache, tokens))
                 else:
                     logits[fused].append(session.step(tokens))
+    assert all(map(torch.equal, held[True], held[False]))
     torch.testing.assert_close(logits[True], logits[False], rtol=0, atol=1e-4)
 
 
@@ -98,10 +104,10 @@ def test_logits(name: str, shared: str | None, monkeypatch: pytest.MonkeyPatch) 
 )
 def test_tokens_of_the_graph(compression: Compression, plain: pytest.MonkeyPatch) -> None:
     model, steps = tiny_model("gqa").cuda(), 200
+    with patch(model), pytest.warns(UserWarning, match="decoding goes the slow way"):
+        expected = dict(generate(Session(model, compression, PROMPTS, steps), steps, ()))
+    plain.undo()
     with patch(model):
-        with pytest.warns(UserWarning, match="the slow way"):
-            expected = dict(generate(Session(model, compression, PROMPTS, steps), steps, ()))
-        plain.undo()
         session = Session(model, compression, PROMPTS, steps)
         assert dict(generate(session, steps, ())) == expected
         refilled = Session(model, compression, PROMPTS, steps, batch_size=2)
@@ -146,10 +152,10 @@ def test_bfloat16_is_as_exact_as_plain(
     def logits(model: PreTrainedModel) -> torch.Tensor:
         with patch(model), torch.inference_mode():
             session = Session(model, compression, prompts, len(text))
-            session.prefill()
-            return torch.stack([session.step(tokens).float().clone() for tokens in text])
+            found = [session.prefill(), *(session.step(tokens).clone() for tokens in text)]
+            return torch.stack(found).float()
 
-    with pytest.warns(UserWarning, match="the slow way"):
+    with pytest.warns(UserWarning, match="decoding goes the slow way"):
         reference, plainly = logits(exact), logits(rounded)
     plain.undo()
     error, usual = ((found - reference).square().mean() for found in (logits(rounded), plainly))
@@ -186,6 +192,7 @@ def test_row_starts_over_under_a_graph() -> None:
             session.step(torch.tensor([token] * 3))
         logits = [session.admit(0, 2)]
         logits += [session.step(torch.tensor([t, 1, 2]))[0].clone() for t in (5, 6, 7)]
+    assert torch.equal(logits[0], expected[0])
     torch.testing.assert_close(logits, expected, rtol=0, atol=1e-4)
 
 
@@ -259,10 +266,26 @@ def test_a_graph_ends_with_its_patch() -> None:
         session.step(torch.tensor([1, 2, 3]))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({}, "its weights are not joined"), ({"attn_implementation": "eager"}, "eager, not sdpa")],
+)
+def test_obstacles_to_prompts(
+    change: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model("gqa", num_layers=1, **change)
+    monkeypatch.setattr(joined_module, "has_kernels_for", lambda keys: True)
+    with patch(model):
+        reason = prompt_obstacle(model)
+    reason = reason or prompt_obstacle(model)
+    assert message in reason
+
+
 def test_obstacles() -> None:
     model = tiny_model("gqa")
     cache = SlotCache(model.config, Compression("SnapKV", "slide", **SIZES), 4)
     with patch(model):
         model(input_ids=torch.tensor([PROMPTS[0]]), past_key_values=cache)
-    if not ON_GPU:
-        assert "Triton" in obstacle(model, cache)
+        if not ON_GPU:
+            assert "Triton" in obstacle(model, cache)
+            assert "Triton" in prompt_obstacle(model)

@@ -24,7 +24,7 @@ def norm_heads(
         key_heads: H.
     """
     head_dim = len(query_gain)
-    _norm_heads[query_heads + key_heads, len(states)](
+    _norm_heads[len(states), query_heads + key_heads](
         states,
         query_gain,
         key_gain,
@@ -48,10 +48,10 @@ def _norm_heads(
     epsilon,
     BLOCK: tl.constexpr,
 ):
-    head = tl.program_id(0)
+    head = tl.program_id(1)
     column = tl.arange(0, BLOCK)
     inside = column < head_dim
-    states_ptr += tl.program_id(1) * stride + head * head_dim + column
+    states_ptr += tl.program_id(0).to(tl.int64) * stride + head * head_dim + column
     if head < query_heads:
         gain = tl.load(query_gain_ptr + column, mask=inside, other=0.0)
     else:

@@ -34,37 +34,41 @@ class _Tile:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x weight + bias`` of ``[B, k]``, ``[n, k]`` and ``[n]``: ``[B, n]``."""
-    width = weight.shape[0]
+    rows, width = x.shape[0], weight.shape[0]
+    if rows > 64:
+        return functional.linear(x, weight, bias)
     # Wide blocks, where they still occupy most of a large GPU.
     tile = _Tile(64, 128, stages=6) if width >= 6144 else _Tile(32, 128, stages=8)
-    if len(x) > 64 or not _suits(tile, x, width):
+    if not _suits(tile, x, width):
         return functional.linear(x, weight, bias)
-    output = x.new_empty(1, len(x), width)
+    output = x.new_empty(1, rows, width)
     _launch(tile, x, weight, bias, output)
     return output[0]
 
 
 def linear_in_parts(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`linear` in parts ``[parts, B, n]`` to be summed up, float32 where there are several."""
-    width = weight.shape[0]
-    if len(x) <= 32:
-        tile = _Tile(64, 256, stages=4)
-    else:
-        tile = _Tile(64, 128, stages=6 if len(x) <= 64 else 4)
-    if len(x) > 128 or not _suits(tile, x, width, parts=_PARTS):
+    rows, width = x.shape[0], weight.shape[0]
+    if rows > 128:
         return functional.linear(x, weight, bias)[None]
-    output = x.new_empty(_PARTS, len(x), width, dtype=torch.float32)
+    wide = _Tile(64, 128, stages=6 if rows <= 64 else 4)
+    tile = _Tile(64, 256, stages=4) if rows <= 32 else wide
+    if not _suits(tile, x, width, parts=_PARTS):
+        return functional.linear(x, weight, bias)[None]
+    output = x.new_empty(_PARTS, rows, width, dtype=torch.float32)
     _launch(tile, x, weight, bias, output)
     return output
 
 
 def gated_linear(x: Tensor, gate_up: Tensor, bias: Tensor | None = None) -> Tensor:
     """``silu(x gate) * (x up)`` of ``[B, k]`` and ``[2n, k]``, gate before up: ``[B, n]``."""
-    width = gate_up.shape[0] // 2
-    tile = _Tile(64, 128, stages=4) if len(x) <= 64 else _Tile(128, 64, stages=4, warps=8)
-    if len(x) > 128 or bias is not None or not _suits(tile, x, width, gated=True):
+    rows, width = x.shape[0], gate_up.shape[0] // 2
+    if rows > 128 or bias is not None:
         return silu_and_multiply(functional.linear(x, gate_up, bias))
-    output = x.new_empty(1, len(x), width)
+    tile = _Tile(64, 128, stages=4) if rows <= 64 else _Tile(128, 64, stages=4, warps=8)
+    if not _suits(tile, x, width, gated=True):
+        return silu_and_multiply(functional.linear(x, gate_up, bias))
+    output = x.new_empty(1, rows, width)
     _launch(tile, x, gate_up, None, output, gated=True)
     return output[0]
 

@@ -29,7 +29,7 @@ def add_and_norm(hidden: Tensor, branch: Tensor | None, gain: Tensor, epsilon: f
         width,
         epsilon,
         BLOCK=triton.next_power_of_2(width),
-        PARTS=0 if branch is None else len(branch),
+        PARTS=0 if branch is None else branch.shape[0],
         num_warps=16,
     )
     return output
@@ -39,7 +39,7 @@ def silu_and_multiply(gate_up: Tensor) -> Tensor:
     """``silu(gate) * up`` of ``[B, 2n]``: ``[B, n]``."""
     rows, width = gate_up.shape[0], gate_up.shape[1] // 2
     output = gate_up.new_empty(rows, width)
-    _silu_and_multiply[triton.cdiv(width, _BLOCK), rows](gate_up, output, width, BLOCK=_BLOCK)
+    _silu_and_multiply[rows, triton.cdiv(width, _BLOCK)](gate_up, output, width, BLOCK=_BLOCK)
     return output
 
 
@@ -75,7 +75,7 @@ def _add_and_norm(
 ):
     column = tl.arange(0, BLOCK)
     inside = column < width
-    place = tl.program_id(0) * width + column
+    place = tl.program_id(0).to(tl.int64) * width + column
     hidden = tl.load(hidden_ptr + place, mask=inside, other=0.0)
     dtype = hidden.dtype
     if PARTS > 0:
@@ -94,8 +94,8 @@ def _add_and_norm(
 
 @triton.jit
 def _silu_and_multiply(gate_up_ptr, output_ptr, width, BLOCK: tl.constexpr):
-    row = tl.program_id(1)
-    column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < width
     gate_ptr = gate_up_ptr + row * 2 * width + column
     gate = tl.load(gate_ptr, mask=inside, other=0.0)
