@@ -15,6 +15,7 @@ from scope.errors import ScopeError
 from scope.tasks.task import Exam, Marks, Task
 
 LEVELS = ("easy", "medium", "hard")
+ARROW = re.compile(r"-+>|→")
 
 _LINE = re.compile(r"^[^\w\n]{0,8}([0-9]{1,6})[.):][*]*[ \t]*(.*)", re.MULTILINE)
 _NUMBER = re.compile(r"-?[0-9]{1,12}")

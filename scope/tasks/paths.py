@@ -10,12 +10,11 @@ from itertools import pairwise
 from random import Random
 from typing import ClassVar
 
-from scope.tasks.made import MadeTask, Problem, marks_of_prefix, numbered_lines, plain
+from scope.tasks.made import ARROW, MadeTask, Problem, marks_of_prefix, numbered_lines, plain
 from scope.tasks.task import Exam, Marks
 from scope.tasks.words import NOUNS, draw_names
 
 _QUESTION = re.compile(r"[0-9]{1,6}\. back")
-_ARROW = re.compile(r"-+>|→")
 _BACK = re.compile(r"^[^\w\n]{0,8}Back\b", re.MULTILINE | re.IGNORECASE)
 _FALSE_ROADS = {"easy": 1, "medium": 2, "hard": 3}  # into each place, beside the right one
 
@@ -55,7 +54,7 @@ class Paths(MadeTask):
         )
 
     def asks(self, question: str, answer: str) -> bool:
-        return bool(_QUESTION.fullmatch(question)) and len(_ARROW.split(answer)) == 2
+        return bool(_QUESTION.fullmatch(question)) and len(ARROW.split(answer)) == 2
 
     def mark(self, exam: Exam, pred: str) -> Marks:
         heading = _BACK.search(pred)
@@ -75,7 +74,7 @@ def _steps(text: str) -> list[tuple[str, str]]:
     steps: list[tuple[str, str]] = []
     been: set[str] = set()
     for _, line in sorted(numbered_lines(text).items()):
-        here, *there = (plain(place) for place in _ARROW.split(line))
+        here, *there = (plain(place) for place in ARROW.split(line))
         if len(there) != 1 or not here or not there[0]:
             continue
         if there[0] in been or (steps and steps[-1][1] != here):

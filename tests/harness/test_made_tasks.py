@@ -70,27 +70,46 @@ def wrong(solution: str, line: str, new: str) -> str:
     return solution.replace(line, new)
 
 
-def test_notes_are_compared_with_what_the_model_had_said() -> None:
-    exam = Exam("", ["4. owl = ?", "6. bee = ?", "7. owl = ?"], ["owl = 9", "bee = 11"] * 2)
-    exam = exam._replace(answers=["owl = 9", "bee = 11", "owl = 9"])
-    right = (
-        "1. fox = 5\n2. owl = 5 + 4 = 9\n3. bee = 9 + 2 = 11\n4. owl = 9\n"
-        "5. elk = 11 + 1 = 12\n6. bee = 11\n7. owl = 9\n"
-    )
-    notes = TASKS["notes"]
+def test_a_note_is_right_if_it_is_true() -> None:
+    exam = Exam("", ["3. owl: ? -> bee: ?", "4. bee: ? -> elk: ?"], ["bee: 472", "elk: 472"])
+    right = "1. fox: 472\n2. fox: 472 -> owl: 472\n3. owl: 472 -> bee: 472\n4. bee: 472 → elk: 472"
 
     def marks(text: str) -> tuple[bool, ...]:
-        return notes.mark(exam, text).correct
+        return TASKS["notes"].mark(exam, text).correct
 
-    assert marks(right) == (True, True, True)
-    slip = right.replace("9 + 2 = 11", "9 + 2 = 13")
-    assert marks(slip) == (True, False, True)
-    assert marks(slip.replace("6. bee = 11", "6. bee = 13")) == (True, True, True)
-    assert marks(right.replace("7. owl = 9", "7. owl = 11")) == (True, True, False)
-    assert marks(right.replace("7. owl = 9", "7. bee = 9")) == (True, True, False)
-    assert marks(right.replace("7. owl = 9", "7. owl = ?")) == (True, True, False)
-    # One value for all names is no memory.
-    assert marks(re.sub(r"= \d+$", "= 9", right, flags=re.MULTILINE)) == (False, False, False)
+    assert marks(right) == marks("3. bee: 472\n4. Elk: **472**") == (True, True)
+    assert marks(right.replace("-> bee: 472", "-> bee: 815")) == (False, True)
+    assert marks(right.replace("3. owl: 472 -> bee", "3. owl: 472 -> ant")) == (False, True)
+    assert marks(right.replace("elk: 472", "elk: ?")) == (True, False)
+    # The model's own number after a slip, as in a loop, is none.
+    assert marks(right.replace("472", "815")) == (False, False)
+
+
+@ANY_LEVEL
+def test_a_note_is_in_the_prompt_at_the_end_of_a_chain_only(level: str) -> None:
+    problem = TASKS["notes"].draw(random.Random(4), 120, level)
+    numbers: dict[str, str] = {}
+    older: dict[str, str] = {}
+    for line in problem.text.splitlines():
+        *old, (name, number) = re.findall(r"(\w[\w ]*): (\?|\d+)", line.partition(". ")[2])
+        assert name not in older | numbers
+        if old:
+            older[name] = old[0][0]
+        else:
+            numbers[name] = number
+    loop = []
+    for question, answer in zip(problem.questions, problem.answers, strict=True):
+        name, number = answer.split(": ")
+        assert older[name] in older
+        origin = name
+        while origin in older:
+            origin = older[origin]
+        assert numbers[origin] == number
+        loop.append(f"{question.partition('.')[0]}. {name}: {numbers[min(numbers)]}")
+    # One number for all names is right as often as it is drawn.
+    assert len(set(numbers.values())) == {"easy": 6, "medium": 12, "hard": 24}[level]
+    share = TASKS["notes"].mark(exam_of(problem), "\n".join(loop)).accuracy
+    assert share == pytest.approx(1 / len(numbers), abs=0.1)
 
 
 def test_a_slip_in_the_ledger_costs_one_line() -> None:
@@ -250,7 +269,7 @@ def test_bad_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     for arguments, told in {
         ("notes", "--k", "0"): "error: --k 0: at least 1 was expected",
         ("notes", "--k", "5", "--num_prompts", "0"): "error: --num_prompts 0: at least 1",
-        ("notes", "--k", "999"): "error: 1002 names are needed, and there are 2",
+        ("notes", "--k", "999"): "error: 1011 names are needed, and there are 2",
     }.items():
         assert draw([*arguments, "--out", str(tmp_path)]) == 2
         assert told in capsys.readouterr().err
