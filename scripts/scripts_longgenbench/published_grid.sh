@@ -14,5 +14,6 @@ status=0
 # What is there is reported, also where a run has failed.
 case $status in 0 | 2) ;; *) exit "$status" ;; esac
 results=results/runs/published_grid
+[ -d $results ] || exit "$status"  # nothing was begun
 "$python" eval_gen.py --results_dir $results --baseline full --report $results/report
 exit "$status"
