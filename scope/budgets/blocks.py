@@ -1,6 +1,5 @@
 """Budgets left by evicting blocks of all layers and heads together (KV-Compress, 2410.00161)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -11,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from scope.errors import ScopeError
-from scope.methods.budget import Capacity, Part
+from scope.methods.budget import Divided, Part
 from scope.methods.options import option
 from scope.methods.prompt import Prompt
 
@@ -56,7 +55,7 @@ class SquaredAttention:
 
 
 @dataclass(frozen=True)
-class Blocks(SquaredAttention, Capacity):
+class Blocks(SquaredAttention, Divided):
     """What is left to each head where the least worthy blocks of all layers and heads are evicted.
 
     A head's L tokens, the least worthy first, lie in blocks of b from the end on, so that the first
@@ -68,12 +67,11 @@ class Blocks(SquaredAttention, Capacity):
 
     name: ClassVar[str] = "blocks"
     about: ClassVar[str] = "more to heads whose blocks are looked at most, on average C"
-    observes: ClassVar[bool] = True
 
     block_size: int = option(16, "b, tokens of a head that are evicted together")
 
     def __post_init__(self) -> None:
-        Capacity.__post_init__(self)
+        Divided.__post_init__(self)
         super().__post_init__()
         if self.block_size < 1:
             raise ScopeError(f"block_size is {self.block_size}; it must be at least 1")
@@ -88,12 +86,6 @@ class Blocks(SquaredAttention, Capacity):
     @property
     def own_share(self) -> Part:
         return "head"
-
-    def ceiling(self, length: int, num_layers: int) -> Sequence[int]:
-        return [max(length, self.max_capacity_prompt)] * num_layers
-
-    def total(self, length: int, num_layers: int) -> int:
-        return num_layers * self.max_capacity_prompt
 
     def observe(self, prompt: Prompt) -> Tensor:
         """What the blocks of each head are worth, ``[H, ceil(L / b)]``, ascending."""

@@ -1,6 +1,5 @@
 """Budgets that follow the measured uncertainty of attention (ZigZagKV, arXiv 2412.09036)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,13 +8,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scope.errors import ScopeError
-from scope.methods.budget import Capacity, Part
+from scope.methods.budget import Divided, Part
 from scope.methods.options import option
 from scope.methods.prompt import Prompt
 
 
 @dataclass(frozen=True)
-class ZigZag(Capacity):
+class ZigZag(Divided):
     """More tokens for layers whose attention is spread wide, never less than a minimum.
 
     For head h of layer l, a ``[L]`` is the attention that tokens receive from the last w queries.
@@ -31,7 +30,6 @@ class ZigZag(Capacity):
 
     name: ClassVar[str] = "zigzag"
     about: ClassVar[str] = "more where attention is spread wide, on average C"
-    observes: ClassVar[bool] = True
 
     window_size: int = option(8, "w, last prompt tokens always kept")
     attention_mass: float = option(0.9, "tau, share of attention that the fewest tokens hold")
@@ -60,12 +58,6 @@ class ZigZag(Capacity):
     @property
     def own_share(self) -> Part:
         return "head" if self.per_head else "layer"
-
-    def ceiling(self, length: int, num_layers: int) -> Sequence[int]:
-        return [max(length, self.max_capacity_prompt)] * num_layers
-
-    def total(self, length: int, num_layers: int) -> int:
-        return num_layers * self.max_capacity_prompt
 
     def observe(self, prompt: Prompt) -> Tensor:
         received = prompt.received(last=self.window_size)

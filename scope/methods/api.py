@@ -2,7 +2,7 @@
 
 from scope.errors import ScopeError
 from scope.kernels.tensors import GroupReduction
-from scope.methods.budget import Budget, Capacity, Share
+from scope.methods.budget import Budget, Capacity, Divided, Share
 from scope.methods.compressor import Compressor, ScoredCompressor
 from scope.methods.options import option
 from scope.methods.prompt import FREE, Entries, Prompt
@@ -17,6 +17,7 @@ __all__ = [
     "Capacity",
     "Compressor",
     "Counts",
+    "Divided",
     "Entries",
     "GroupReduction",
     "Occupancy",

@@ -121,3 +121,16 @@ class Capacity(Budget):
     @property
     def capacity(self) -> int:
         return self.max_capacity_prompt
+
+
+@dataclass(frozen=True)
+class Divided(Capacity):
+    """Base of budgets that share N C tokens out to N layers, or heads, by what they observe."""
+
+    observes: ClassVar[bool] = True
+
+    def ceiling(self, length: int, num_layers: int) -> Sequence[int]:
+        return [max(length, self.max_capacity_prompt)] * num_layers
+
+    def total(self, length: int, num_layers: int) -> int:
+        return num_layers * self.max_capacity_prompt

@@ -1,6 +1,5 @@
 """More for heads whose attention is spread wide (after ZigZagKV): a budget that looks first."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,24 +7,17 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scope.methods.api import Capacity, Prompt, option
+from scope.methods.api import Divided, Prompt, option
 
 
 @dataclass(frozen=True)
-class Uneven(Capacity):
+class Uneven(Divided):
     """Every head has half of C; the other halves go to heads by the entropy of their attention."""
 
     name: ClassVar[str] = "uneven"
     about: ClassVar[str] = "by how widely a head attends, on average C"
-    observes: ClassVar[bool] = True
 
     per_head: bool = option(True, "whether heads of a layer may differ")
-
-    def ceiling(self, length: int, num_layers: int) -> Sequence[int]:
-        return [length] * num_layers
-
-    def total(self, length: int, num_layers: int) -> int:
-        return num_layers * self.max_capacity_prompt
 
     def observe(self, prompt: Prompt) -> Tensor:
         received = prompt.received(last=8)
