@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -150,6 +150,8 @@ def replay(model: PreTrainedModel, case: Case) -> list[str]:
 @dataclass(frozen=True)
 class _GoldenChoice(Compressor):
     """Keeps what the golden run kept, layer after layer."""
+
+    name: ClassVar[str] = "golden"
 
     golden: Mapping[str, NDArray]
 
