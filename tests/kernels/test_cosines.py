@@ -10,6 +10,8 @@ from scope.kernels.tensors import FREE
 from tests.core.tiny import backend
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# The interpreter knows no bfloat16.
+DTYPES = [torch.float32] if DEVICE == "cpu" else [torch.float32, torch.bfloat16, torch.float16]
 
 
 def by_loops(keys: list[list[float]], ranks: list[int]) -> list[float]:
@@ -41,9 +43,11 @@ def keys_and_ranks(slots: int, head_dim: int) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("kernels", [False, True])
-@pytest.mark.parametrize(("slots", "head_dim"), [(5, 16), (70, 16), (150, 64)])
-def test_same_as_plain_loops(slots: int, head_dim: int, kernels: bool) -> None:
+@pytest.mark.parametrize(("slots", "head_dim"), [(5, 16), (70, 16), (150, 64), (200, 128)])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_same_as_plain_loops(slots: int, head_dim: int, dtype: torch.dtype, kernels: bool) -> None:
     keys, ranks = keys_and_ranks(slots, head_dim)
+    keys = keys.to(dtype)
     ours = backend(kernels).cosine_sums(keys.to(DEVICE), ranks.to(DEVICE), 0.5)
     for row in range(2):
         for head in range(3):
