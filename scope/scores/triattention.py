@@ -44,19 +44,21 @@ class TriAttention(Score):
         None, f"file of the score `triattention`, made once per model by {_SCRIPT}", file=Path
     )
 
-    def initial(self, config: PreTrainedConfig, layer: int) -> Mapping[str, Tensor]:
+    def __post_init__(self) -> None:
         if self.calibration is None or not Path(self.calibration).is_file():
             raise ScopeError(
-                f"the score {self.name} needs a file of this model: calibration is "
+                f"the score {self.name} needs a file of the model: calibration is "
                 f"{self.calibration}, where there is none; make it with {_SCRIPT}"
             )
+
+    def initial(self, config: PreTrainedConfig, layer: int) -> Mapping[str, Tensor]:
         paces = frequencies(config, layer)
         shapes = {
             "mean_query": (config.num_attention_heads, 2 * len(paces)),
             "spread": (config.num_attention_heads, len(paces)),
         }
         try:
-            with safe_open(self.calibration, framework="pt") as file:
+            with safe_open(str(self.calibration), framework="pt") as file:
                 found = {name: file.get_tensor(f"{name}.{layer}") for name in shapes}
         except SafetensorError as error:
             raise ScopeError(

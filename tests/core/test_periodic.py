@@ -238,14 +238,17 @@ SHAPES = ("mean_query", "spread")
 
 
 def test_a_missing_or_foreign_calibration_is_told(calibration: str, tmp_path: Path) -> None:
-    def check(file: str | None, words: str) -> None:
+    def plan(file: str | None) -> None:
         compression = Compression(
             "ALLKV", "periodic", decoding_score="triattention", calibration=file
         )
-        with pytest.raises(ScopeError, match=words):
-            CachePlan.make(tiny_model("gqa").config, compression.recipe(9), 9, [9])
+        CachePlan.make(tiny_model("gqa").config, compression.recipe(9), 9, [9])
 
-    check(None, "needs a file of this model: .*calibrate_triattention")
+    def check(file: str | None, words: str) -> None:
+        with pytest.raises(ScopeError, match=words):
+            plan(file)
+
+    check(None, "needs a file of the model: .*calibrate_triattention")
     check(str(tmp_path / "nothing"), "where there is none")
     foreign = tmp_path / "foreign"
     save_file(

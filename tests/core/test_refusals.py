@@ -10,7 +10,7 @@ from scope import Compression, ScopeError, SlotCache, patch
 from scope.generation.session import Session
 from scope.methods.api import Budget, Compressor
 from scope.methods.storage import Storage
-from scope.registry import BUDGETS, COMPRESSORS, STRATEGIES
+from scope.registry import BUDGETS, COMPRESSORS, SCORES, STRATEGIES
 from tests.core.tiny import compression_of, random_tokens, tiny_factors, tiny_heads, tiny_model
 
 ENDS = {"whole_sinks": 1, "whole_recent": 2}
@@ -93,6 +93,13 @@ def test_no_strategy_is_refused_at_the_first_prompt(
     for method in COMPRESSORS:
         told = refusal(model, method, strategy, steps=8, fidelity=fidelity)
         assert told is None or told[0] == "made", (method, told)
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_no_score_is_refused_at_the_first_prompt(model: PreTrainedModel, score: str) -> None:
+    for stored, options in STORED.items():
+        told = refusal(model, "H2O", "slide", steps=8, decoding_score=score, **options)
+        assert told is None or told[0] == "made", (stored, told)
 
 
 @pytest.mark.parametrize("num_layers", range(1, 130))
