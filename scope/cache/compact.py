@@ -27,8 +27,7 @@ def empty_compact(
             return Codes.whole(like.new_zeros(*rows, tokens, width))
         width = sum(width * part // 8 for part in PARTS[bits])
         packed = like.new_zeros(*rows, tokens, width, dtype=torch.uint8)
-        scale = like.new_zeros(*rows, *groups, dtype=torch.float16)
-        return Codes(packed, scale, scale.clone())
+        return Codes(packed, like.new_zeros(*rows, *groups, 2, dtype=torch.float16))
 
     pruned = storage.pruned_channels is not None
     return CompactTensors(

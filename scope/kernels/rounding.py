@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-# What a code of so many bits is split into: a byte holds whole parts.
+# What a code of so many bits is split into: parts that fill words of 16.
 PARTS: dict[int, tuple[int, ...]] = {8: (8,), 4: (4,), 3: (2, 1), 2: (2,)}
 
 
@@ -19,22 +19,20 @@ class Codes:
     """Rounded numbers ``[..., P, D]``, or without bits those numbers as they are.
 
     Attributes:
-        packed: ``[..., P, D * bits / 8]`` uint8. Of every part of the codes, of p bits, come
-            D * p / 8 bytes, the i-th of which holds channels i, i + D * p / 8, ... from its lowest
-            bits on. Without bits, the numbers.
-        scale, zero: float16, ``[..., P / group, D]`` of keys and ``[..., P, D / group]`` of values;
-            empty without bits.
+        packed: ``[..., P, D * bits / 8]`` uint8. Of every part of the codes come W words, the i-th
+            of which, of 16 bits, holds channels i, i + W, ... from its lowest bits on. Without
+            bits, the numbers.
+        grid: float16, scale and zero; ``[..., P / group, D, 2]`` of keys and
+            ``[..., P, D / group, 2]`` of values; empty without bits.
     """
 
     packed: Tensor
-    scale: Tensor
-    zero: Tensor
+    grid: Tensor
 
     @classmethod
     def whole(cls, numbers: Tensor) -> "Codes":
         """Numbers ``[..., P, D]`` as they are."""
-        nothing = numbers.new_zeros(*numbers.shape[:-2], 0, 0, dtype=torch.float16)
-        return cls(numbers, nothing, nothing)
+        return cls(numbers, numbers.new_zeros(*numbers.shape[:-2], 0, 0, 2, dtype=torch.float16))
 
     @property
     def nbytes(self) -> int:
@@ -44,8 +42,7 @@ class Codes:
         """Views of a row's, or some rows', first tokens, and groups of tokens, of each head."""
         return Codes(
             self.packed[row][..., :tokens, :],
-            self.scale[row][..., :groups, :],
-            self.zero[row][..., :groups, :],
+            self.grid[row][..., :groups, :, :],
         )
 
     def copy_(self, other: "Codes") -> None:
@@ -58,8 +55,8 @@ def round_keys(keys: Tensor, bits: int | None, group: int) -> Codes:
     if bits is None:
         return Codes.whole(keys)
     grouped = keys.unflatten(-2, (-1, group))
-    codes, scale, zero = _rounded(grouped, bits, dim=-2)
-    return Codes(_pack(codes.flatten(-3, -2), bits), scale.squeeze(-2), zero.squeeze(-2))
+    codes, grid = _rounded(grouped, bits, dim=-2)
+    return Codes(_pack(codes.flatten(-3, -2), bits), grid)
 
 
 def round_values(values: Tensor, bits: int | None, group: int) -> Codes:
@@ -67,28 +64,26 @@ def round_values(values: Tensor, bits: int | None, group: int) -> Codes:
     if bits is None:
         return Codes.whole(values)
     grouped = values.unflatten(-1, (-1, group))
-    codes, scale, zero = _rounded(grouped, bits, dim=-1)
-    return Codes(_pack(codes.flatten(-2, -1), bits), scale.squeeze(-1), zero.squeeze(-1))
+    codes, grid = _rounded(grouped, bits, dim=-1)
+    return Codes(_pack(codes.flatten(-2, -1), bits), grid)
 
 
 def restore_keys(codes: Codes, bits: int | None, dtype: torch.dtype) -> Tensor:
     """``[..., P, D]``."""
     if bits is None:
         return codes.packed.to(dtype)
-    numbers = _unpack(codes.packed, bits, codes.scale.shape[-1])
-    groups = codes.scale.shape[-2]
+    groups, channels = codes.grid.shape[-3:-1]
+    numbers = _unpack(codes.packed, bits, channels)
     grouped = numbers.unflatten(-2, (groups, numbers.shape[-2] // max(groups, 1)))
-    return _restored(grouped, codes.scale[..., None, :], codes.zero[..., None, :], dtype).flatten(
-        -3, -2
-    )
+    return _restored(grouped, codes.grid[..., None, :, :], dtype).flatten(-3, -2)
 
 
 def restore_values(codes: Codes, bits: int | None, head_dim: int, dtype: torch.dtype) -> Tensor:
     """``[..., P, D]``."""
     if bits is None:
         return codes.packed.to(dtype)
-    numbers = _unpack(codes.packed, bits, head_dim).unflatten(-1, (codes.scale.shape[-1], -1))
-    return _restored(numbers, codes.scale[..., None], codes.zero[..., None], dtype).flatten(-2, -1)
+    numbers = _unpack(codes.packed, bits, head_dim).unflatten(-1, (codes.grid.shape[-2], -1))
+    return _restored(numbers, codes.grid[..., None, :], dtype).flatten(-2, -1)
 
 
 def stored_as(dtype: torch.dtype, numbers: Tensor) -> Tensor:
@@ -104,7 +99,7 @@ def movable(numbers: Tensor) -> Tensor:
     return numbers.view(torch.uint8) if numbers.itemsize == 1 else numbers
 
 
-def _rounded(grouped: Tensor, bits: int, dim: int) -> tuple[Tensor, Tensor, Tensor]:
+def _rounded(grouped: Tensor, bits: int, dim: int) -> tuple[Tensor, Tensor]:
     grouped = grouped.float()
     low, high = grouped.amin(dim, keepdim=True), grouped.amax(dim, keepdim=True)
     # Codes are chosen for the scale and zero that are stored, rounded themselves. A group of equal
@@ -112,30 +107,35 @@ def _rounded(grouped: Tensor, bits: int, dim: int) -> tuple[Tensor, Tensor, Tens
     scale = ((high - low) / (2**bits - 1)).clamp(min=2**-14).half()
     zero = low.half()
     codes = ((grouped - zero.float()) / scale.float()).round().clamp(0, 2**bits - 1)
-    return codes.to(torch.uint8), scale, zero
+    return codes.int(), torch.stack([scale, zero], dim=-1).squeeze(dim - 1)
 
 
-def _restored(codes: Tensor, scale: Tensor, zero: Tensor, dtype: torch.dtype) -> Tensor:
-    return (codes.float() * scale.float() + zero.float()).to(dtype)
+def _restored(codes: Tensor, grid: Tensor, dtype: torch.dtype) -> Tensor:
+    scale, zero = grid.float().unbind(dim=-1)
+    return (codes.float() * scale + zero).to(dtype)
 
 
 def _pack(codes: Tensor, bits: int) -> Tensor:
-    """``[..., D]`` uint8 codes to ``[..., D * bits / 8]`` bytes."""
+    """``[..., D]`` int32 codes to ``[..., D * bits / 8]`` bytes."""
     packed, done = [], 0
     for part in PARTS[bits]:
-        places = (codes >> done & (1 << part) - 1).unflatten(-1, (8 // part, -1))
-        shifts = part * torch.arange(8 // part, device=codes.device, dtype=torch.uint8)
-        packed.append((places << shifts[:, None]).sum(dim=-2, dtype=torch.uint8))
+        places = (codes >> done & (1 << part) - 1).unflatten(-1, (16 // part, -1))
+        words = (places << _shifts(part, codes.device)).sum(dim=-2, dtype=torch.int32)
+        packed.append(words.to(torch.int16))
         done += part
-    return torch.cat(packed, dim=-1)
+    return torch.cat(packed, dim=-1).view(torch.uint8)
 
 
 def _unpack(packed: Tensor, bits: int, head_dim: int) -> Tensor:
     """The reverse of `_pack`."""
-    codes, done = torch.zeros((), dtype=torch.uint8, device=packed.device), 0
-    widths = [head_dim * part // 8 for part in PARTS[bits]]
-    for part, own in zip(PARTS[bits], packed.split(widths, dim=-1), strict=True):
-        shifts = part * torch.arange(8 // part, device=packed.device, dtype=torch.uint8)
-        places = own[..., None, :] >> shifts[:, None] & (1 << part) - 1
+    codes, done = torch.zeros((), dtype=torch.int32, device=packed.device), 0
+    widths = [head_dim * part // 16 for part in PARTS[bits]]
+    words = packed.view(torch.int16).int().split(widths, dim=-1)
+    for part, own in zip(PARTS[bits], words, strict=True):
+        places = own[..., None, :] >> _shifts(part, own.device) & (1 << part) - 1
         codes, done = codes | places.flatten(-2) << done, done + part
     return codes
+
+
+def _shifts(part: int, device: torch.device) -> Tensor:
+    return part * torch.arange(16 // part, device=device, dtype=torch.int32)[:, None]

@@ -27,7 +27,7 @@ class Storage:
     which much attention goes, and the last stay whole, as does what fills no group.
 
     With few channels of each key (ThinK): a head's own, the same for all of its tokens; values have
-    all. Both go together, and then as many channels are stored as fill whole bytes.
+    all. Both go together, and then as many channels are stored as fill whole words.
 
     As one direction for two neighbouring layers, and a length for each (MiniCache): tokens that
     both hold, but for those in which they are most unlike.
@@ -108,7 +108,10 @@ class Storage:
     def key_channels(self, head_dim: int) -> int:
         """D_k, channels of a key that are stored there."""
         kept = head_dim - int((self.pruned_channels or 0.0) * head_dim)
-        return kept if self.prompt_bits is None else min(head_dim, -(-kept // 8) * 8)
+        if self.prompt_bits is None:
+            return kept
+        filling = 16 if self.prompt_bits == 3 else 8
+        return min(head_dim, -(-kept // filling) * filling)
 
     @property
     def bits(self) -> tuple[int | None, int | None]:

@@ -10,6 +10,7 @@ from scope import Compression, ScopeError, patch
 from scope.cache.plan import CachePlan
 from scope.generation.session import Session
 from scope.kernels.rounding import (
+    PARTS,
     restore_keys,
     restore_values,
     round_keys,
@@ -77,6 +78,22 @@ def test_bytes_are_those_of_the_bits(bits: int) -> None:
     codes = round_keys(keys, bits, 32)
     assert codes.packed.numel() == 3 * 64 * 32 * bits // 8
     assert codes.nbytes == codes.packed.numel() + 2 * 2 * 3 * 2 * 32
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_words_hold_every_so_manieth_channel(bits: int) -> None:
+    """Numbers that are their own codes, so that a kernel may count on where they are."""
+    numbers = 5 * torch.arange(32) % 2**bits
+    numbers[-1] = 2**bits - 1
+    words = round_values(numbers[None].float(), bits, 32).packed.view(torch.int16)[0].tolist()
+    found, done = [0] * 32, 0
+    for part in PARTS[bits]:
+        width = 32 * part // 16
+        for channel in range(32):
+            code = words[channel % width] >> channel // width * part & (1 << part) - 1
+            found[channel] += code << done
+        words, done = words[width:], done + part
+    assert found == numbers.tolist()
 
 
 def test_more_bits_come_closer() -> None:

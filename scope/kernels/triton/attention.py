@@ -28,7 +28,10 @@ from scope.kernels.tensors import (
     StepCounts,
 )
 from scope.kernels.triton.chance import mixed
-from scope.kernels.triton.compact import compact_keys, compact_values
+from scope.kernels.triton.compact import attend_compact
+from scope.kernels.triton.rotary import rotated
+from scope.kernels.triton.softmax import joined
+from scope.kernels.triton.words import from_e4m3
 
 _MOST_SPLITS = 32
 # Numbers that a program of the second kernel can hold of its head's splits.
@@ -159,7 +162,7 @@ def _attend_splits(
     key_scale = slots.key_scale
     compact = slots.compact
     pruned = compact is not None and compact.channels is not None
-    key_channels = compact.channels.shape[-1] if pruned else head_dim
+    rounded = compact is not None and compact.key_bits is not None
     _attend[plan.splits, heads, batch](
         new.queries,
         new.keys,
@@ -186,12 +189,13 @@ def _attend_splits(
         weighted,
         maxima,
         totals,
-        *_pointers(compact),
+        *_compact_pointers(compact),
         new.queries.stride(0),
         new.keys.stride(0),
         new.values.stride(0),
         length,
         compact.positions.shape[2] if compact else 0,
+        plan.compact_splits,
         names,
         0 if slots.last_queries is None else slots.last_queries.shape[2],
         sight.scaling,
@@ -200,7 +204,7 @@ def _attend_splits(
         HEAD_DIM=head_dim,
         BLOCK_GROUP=max(16, block_group),
         BLOCK=plan.block,
-        IN_SLOTS=_TRITON_DTYPE[_multiplied_in(slots, new)],
+        IN_SLOTS=_TRITON_DTYPE[_multiplied_in(slots.keys.itemsize == 1, new)],
         JOINS=joins,
         SCORED=scored,
         LISTED=listed is not None,
@@ -209,37 +213,34 @@ def _attend_splits(
         SPANS=slots.spans is not None,
         ROTATE=new.rotation is not None,
         COMPACT=compact is not None,
-        PRUNED=pruned,
-        KEY_CHANNELS=key_channels,
-        BLOCK_CHANNELS=max(16, triton.next_power_of_2(key_channels)),
+        KEY_CHANNELS=compact.channels.shape[-1] if pruned else head_dim,
         KEY_BITS=compact.key_bits if compact else None,
         VALUE_BITS=compact.value_bits if compact else None,
         KEY_GROUP=compact.group if compact else 1,
-        COMPACT_BLOCK=min(compact.group, 32) if compact and compact.key_bits else 32,
-        VALUE_GROUP=min(compact.group, head_dim) if compact else head_dim,
+        VALUE_GROUP=min(compact.group, head_dim) if rounded else head_dim,
+        COMPACT_BLOCK=min(compact.group, 32) if rounded else 32,
+        IN_COMPACT=_TRITON_DTYPE[_multiplied_in(rounded, new)],
         num_warps=plan.warps,
         num_stages=plan.stages,
     )
     return _Splits(logits, weighted, maxima, totals, plan)
 
 
-def _multiplied_in(slots: SlotTensors, new: NewTokens) -> torch.dtype:
-    """What keys and values in slots become: e4m3 is float16 in one instruction for two."""
-    eight = slots.keys.itemsize == 1 and new.queries.itemsize == 2
-    return torch.float16 if eight else new.queries.dtype
+def _multiplied_in(few_bits: bool, new: NewTokens) -> torch.dtype:
+    """What keys and values become: of few bits float16, which takes the fewest instructions."""
+    queries = new.queries.dtype
+    return torch.float16 if few_bits and queries.itemsize == 2 else queries
 
 
-def _pointers(compact: CompactTensors | None) -> tuple[Tensor | None, ...]:
+def _compact_pointers(compact: CompactTensors | None) -> tuple[Tensor | None, ...]:
     if compact is None:
-        return (None,) * 9
+        return (None,) * 7
     keys, values = compact.keys, compact.values
     return (
         keys.packed,
-        keys.scale,
-        keys.zero,
+        keys.grid.view(torch.int32),
         values.packed,
-        values.scale,
-        values.zero,
+        values.grid.view(torch.int32),
         compact.channels,
         compact.positions,
         compact.count,
@@ -325,7 +326,8 @@ class _Plan:
     """How the GPU is shared out.
 
     Attributes:
-        splits: of the slots of each head, with a program each.
+        splits: of what is held of each head, with a program each.
+        compact_splits: of these, the first, which are of what is beside the slots.
         block: slots that a program reads at once.
         stages: blocks on their way at the same time.
         warps: of these programs.
@@ -333,6 +335,7 @@ class _Plan:
     """
 
     splits: int
+    compact_splits: int
     block: int
     stages: int
     warps: int
@@ -343,16 +346,25 @@ def _plan(slots: SlotTensors, block_group: int, length: int) -> _Plan:
     """For these slots, so many queries per head, and most slots that a head reads.
 
     As many programs as run at the same time, without a second wave of a few. Where there are more
-    heads than that, larger blocks and smaller second programs keep the waves even. Found on an
-    H200, for 8 heads per row of dimension 64 or 128 and 1,281 to 8,193 slots.
+    heads than that, larger blocks and smaller second programs keep the waves even. Beside what has
+    few bits, smaller blocks of slots leave room for more programs, which instructions wait for.
+    Found on an H200 and an H100, for 8 heads per row of dimension 64 or 128 and 1,281 to 8,193
+    slots.
     """
     batch, heads, _, head_dim = slots.shape
-    stages, programs = _room(slots, block=32)
-    if batch * heads > programs:
-        return _Plan(1, block=64, stages=_room(slots, block=64)[0], warps=2, finishing_warps=2)
-    most = min(_MOST_SPLITS, triton.cdiv(length, 32), _HELD_TOGETHER // (block_group * head_dim))
-    splits = max(1, min(programs // (batch * heads), most))
-    return _Plan(splits, block=32, stages=stages, warps=1, finishing_warps=4)
+    compact, device = slots.compact, slots.vacant.device
+    beside = compact.positions.shape[2] if compact else 0
+    few_bits = compact is not None and compact.key_bits is not None
+    block = 16 if few_bits and slots.keys.itemsize > 1 else 32
+    stages, programs = _room(slots, block)
+    if batch * heads > programs and not beside:
+        return _Plan(1, 0, 64, _room(slots, block=64)[0], warps=2, finishing_warps=2)
+    held = beside + length
+    most = min(_MOST_SPLITS, triton.cdiv(held, 32), _HELD_TOGETHER // (block_group * head_dim))
+    splits = max(4 if beside else 1, min(programs // (batch * heads), most))
+    of_compact = min(max(round(splits * beside / held), 1), splits - 1) if beside else 0
+    warps = 2 if few_bits and batch * heads * splits <= 2 * processors(device) else 1
+    return _Plan(splits, of_compact, block, stages, warps, finishing_warps=4 if splits > 16 else 2)
 
 
 def _room(slots: SlotTensors, block: int) -> tuple[int, int]:
@@ -364,20 +376,7 @@ def _room(slots: SlotTensors, block: int) -> tuple[int, int]:
     return stages, processors(device) * (memory // (stages * stage + _OTHER_MEMORY))
 
 
-@triton.jit
-def _rotated(states_ptr, cos_ptr, sin_ptr, d, mask, ROTATE: tl.constexpr, HEAD_DIM: tl.constexpr):
-    """Load states ``[..., D]``, turned by RoPE where they come without."""
-    state = tl.load(states_ptr + d, mask=mask, other=0.0)
-    if ROTATE:
-        half: tl.constexpr = HEAD_DIM // 2
-        other = tl.load(states_ptr + (d + half) % HEAD_DIM, mask=mask, other=0.0).to(tl.float32)
-        other = tl.where(d < half, -other, other)
-        cos, sin = tl.load(cos_ptr + d).to(tl.float32), tl.load(sin_ptr + d).to(tl.float32)
-        state = (state.to(tl.float32) * cos + other * sin).to(state.dtype)
-    return state
-
-
-@triton.jit
+@triton.jit(do_not_specialize=["compact_splits"])
 def _attend(
     queries_ptr,
     new_keys_ptr,
@@ -407,11 +406,9 @@ def _attend(
     maxima_ptr,
     totals_ptr,
     compact_keys_ptr,
-    key_scale_ptr,
-    key_zero_ptr,
+    key_grid_ptr,
     compact_values_ptr,
-    value_scale_ptr,
-    value_zero_ptr,
+    value_grid_ptr,
     channels_ptr,
     compact_positions_ptr,
     compact_count_ptr,
@@ -420,6 +417,7 @@ def _attend(
     new_values_stride,
     slots,
     compact_slots,
+    compact_splits,
     names,
     last_queries,
     scaling,
@@ -437,48 +435,64 @@ def _attend(
     SPANS: tl.constexpr,
     ROTATE: tl.constexpr,
     COMPACT: tl.constexpr,
-    PRUNED: tl.constexpr,
     KEY_CHANNELS: tl.constexpr,
-    BLOCK_CHANNELS: tl.constexpr,
     KEY_BITS: tl.constexpr,
     VALUE_BITS: tl.constexpr,
     KEY_GROUP: tl.constexpr,
-    COMPACT_BLOCK: tl.constexpr,
     VALUE_GROUP: tl.constexpr,
+    COMPACT_BLOCK: tl.constexpr,
+    IN_COMPACT: tl.constexpr,
 ):
-    """Attention of one head's query group to one split of its slots, not yet normalised.
+    """Attention of one head's query group to one split of what is held, not yet normalised.
 
     Its slots are the first that were ever taken, or with LISTED those with a name, which are then
     all that is read; ANY_FULL leaves the choice to each row. With NEAR the slots are in host
-    memory, and of those with a name there are copies, in the order of the names. A split also has
-    its part of what is held in less room beside the slots; where its keys are PRUNED, so is the
-    query for them.
+    memory, and of those with a name there are copies, in the order of the names. With COMPACT, the
+    first splits are of what is held in less room beside the slots.
     """
-    split, splits = tl.program_id(0), tl.num_programs(0)
     head, row = tl.program_id(1), tl.program_id(2)
     pair = (row * tl.num_programs(1) + head).to(tl.int64)
     d, g = tl.arange(0, HEAD_DIM), tl.arange(0, BLOCK_GROUP)
     grouped = (g < GROUP)[:, None]
+    split, splits = tl.program_id(0), tl.num_programs(0)
+    if COMPACT:  # or some processors would have splits of the one kind alone, some of the other
+        split = (split + (pair % splits).to(tl.int32)) % splits
+    part = (pair * splits + split) * GROUP + g
+    oldest = _FREE  # the last position that is not seen
+    if WINDOW:
+        oldest = tl.maximum(tl.load(position_ptr + row) - WINDOW, _FREE)
+    group_ptr = queries_ptr + row * queries_stride + (head * GROUP + g[:, None]) * HEAD_DIM
+    if ROTATE:
+        cos_ptr += row * HEAD_DIM
+        sin_ptr += row * HEAD_DIM
+    if COMPACT:  # noqa: SIM102  (known when compiling)
+        if split < compact_splits:
+            attend_compact(
+                group_ptr, cos_ptr, sin_ptr, g < GROUP,
+                compact_keys_ptr, key_grid_ptr, compact_values_ptr, value_grid_ptr,
+                compact_positions_ptr, channels_ptr, compact_count_ptr + row,
+                maxima_ptr + part, totals_ptr + part, weighted_ptr + part * HEAD_DIM,
+                pair, split, compact_splits, compact_slots, oldest, scaling,
+                HEAD_DIM, BLOCK_GROUP, COMPACT_BLOCK, ROTATE, KEY_CHANNELS, KEY_BITS, VALUE_BITS,
+                KEY_GROUP, VALUE_GROUP, IN_COMPACT,
+            )  # fmt: skip
+            return
+    split, splits = split - compact_splits, splits - compact_splits
     first_slot, room, gap = _span(start_ptr, room_ptr, gap_ptr, pair, slots, SPANS)
     keys_ptr += first_slot * HEAD_DIM
     values_ptr += first_slot * HEAD_DIM
     positions_ptr += first_slot
     logits_ptr += pair * GROUP * slots
-    if ROTATE:
-        cos_ptr += row * HEAD_DIM
-        sin_ptr += row * HEAD_DIM
     new_slot = tl.load(vacant_ptr + pair)
     newest = tl.load(newest_ptr + row)
-    position = tl.load(position_ptr + row)
     first_scored = 0
     if SCORED == "unprotected":
         first_scored = tl.load(protected_ptr + row) - gap
 
-    group_ptr = queries_ptr + row * queries_stride + (head * GROUP + g[:, None]) * HEAD_DIM
-    query = _rotated(group_ptr, cos_ptr, sin_ptr, d[None, :], grouped, ROTATE, HEAD_DIM)
+    query = rotated(group_ptr, cos_ptr, sin_ptr, d[None, :], grouped, ROTATE, HEAD_DIM)
     # What meets the keys in slots, its product with what these leave out, and what is still to be
     # multiplied with: where queries are scaled anyway, nothing is, so that none is too large.
-    slot_query, base, factor = query, tl.zeros((BLOCK_GROUP,), tl.float32), scaling * _LOG2_E
+    slot_query, factor = query, scaling * _LOG2_E
     if scale_ptr is not None:
         scale = tl.load(scale_ptr + pair * HEAD_DIM + d)
         shift = tl.load(shift_ptr + pair * HEAD_DIM + d)
@@ -489,22 +503,35 @@ def _attend(
     is_first = split == 0
     maximum = tl.full((BLOCK_GROUP,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK_GROUP,), tl.float32)
-    weighted = tl.zeros((BLOCK_GROUP, HEAD_DIM), tl.float32)
+    # Values of 8 bits are read as words of two, which tensor cores take across tokens; bytes would
+    # be read one by one.
+    bits: tl.constexpr = values_ptr.dtype.element_ty.primitive_bitwidth
+    tiles: tl.constexpr = 2 if bits == 8 and IN_SLOTS.primitive_bitwidth == 16 else 1
+    v = tl.arange(0, HEAD_DIM // tiles)
+    weighted = ()
+    for _ in tl.static_range(tiles):
+        weighted += (tl.zeros((BLOCK_GROUP, HEAD_DIM // tiles), tl.float32),)
     if JOINS:
         new_key_ptr = new_keys_ptr + row * new_keys_stride + head * HEAD_DIM
-        new_key = _rotated(new_key_ptr, cos_ptr, sin_ptr, d, d >= 0, ROTATE, HEAD_DIM)
-        new_value = tl.load(new_values_ptr + row * new_values_stride + head * HEAD_DIM + d)
+        new_key = rotated(new_key_ptr, cos_ptr, sin_ptr, d, d >= 0, ROTATE, HEAD_DIM)
         if scale_ptr is not None:
             new_key = (new_key.to(tl.float32) - shift) / scale
         new_key = _stored(new_key, keys_ptr)
-        new_value = _stored(new_value, values_ptr)
+        new_value_ptr = new_values_ptr + row * new_values_stride + head * HEAD_DIM
+        new_value = _stored(tl.load(new_value_ptr + d), values_ptr)
         # The first split begins with the new token, the others with nothing. Until the second
         # kernel gives the token's slot a position, all splits skip that slot.
         products = slot_query.to(tl.float32) * new_key.to(tl.float32)[None, :]
-        new_logits = (tl.sum(products, axis=1) + base) * factor
+        new_logits = tl.sum(products, axis=1)
+        if scale_ptr is not None:
+            new_logits += base
+        new_logits *= factor
         maximum = tl.where(is_first, new_logits, maximum)
         total = tl.where(is_first & (g < GROUP), 1.0, total)
-        weighted = tl.where(is_first & grouped, new_value.to(tl.float32)[None, :], weighted)
+        weighted = ()
+        for tile in tl.static_range(tiles):
+            own = _stored(tl.load(new_value_ptr + tiles * v + tile), values_ptr).to(tl.float32)
+            weighted += (tl.where(is_first & grouped, own[None, :], 0.0),)
         if is_first:
             tl.store(keys_ptr + new_slot * HEAD_DIM + d, new_key)
             tl.store(values_ptr + new_slot * HEAD_DIM + d, new_value)
@@ -514,42 +541,6 @@ def _attend(
                 noted = (pair * GROUP + g[:, None]) * last_queries + newest % last_queries
                 noted_ptr = last_queries_ptr + noted * HEAD_DIM + d[None, :]
                 tl.store(noted_ptr, query.to(tl.float32), mask=grouped)
-
-    if COMPACT:
-        k = tl.arange(0, BLOCK_CHANNELS)
-        stored = k < KEY_CHANNELS
-        pruned_query = query
-        if PRUNED:
-            channel = tl.load(channels_ptr + pair * KEY_CHANNELS + k, mask=stored, other=0)
-            pruned_query = _rotated(
-                group_ptr, cos_ptr, sin_ptr, channel[None, :], grouped & stored[None, :],
-                ROTATE, HEAD_DIM,
-            )  # fmt: skip
-        count = tl.load(compact_count_ptr + row)
-        blocks = tl.cdiv(tl.cdiv(count, splits), COMPACT_BLOCK)
-        start = split * blocks * COMPACT_BLOCK
-        end = tl.minimum(start + blocks * COMPACT_BLOCK, count)
-        for block in range(start, end, COMPACT_BLOCK):
-            first = pair * compact_slots + block
-            number = tl.arange(0, COMPACT_BLOCK)
-            token, inside = first + number, block + number < end
-            held = tl.load(compact_positions_ptr + token, mask=inside, other=_FREE)
-            visible = held != _FREE
-            if WINDOW:
-                visible &= held > position - WINDOW
-            key = compact_keys(
-                compact_keys_ptr, key_scale_ptr, key_zero_ptr, token, inside, k, stored,
-                first // KEY_GROUP, KEY_BITS, KEY_CHANNELS,
-            )  # fmt: skip
-            logits = tl.dot(pruned_query, key.to(query.dtype), input_precision="ieee")
-            logits = tl.where(visible[None, :], logits * (scaling * _LOG2_E), float("-inf"))
-            value = compact_values(
-                compact_values_ptr, value_scale_ptr, value_zero_ptr, token, inside, d,
-                VALUE_BITS, VALUE_GROUP, HEAD_DIM,
-            )  # fmt: skip
-            maximum, total, weighted = _joined(
-                logits, value.to(query.dtype), maximum, total, weighted
-            )
 
     filled = newest - gap
     if not JOINS:  # the newest is there already
@@ -590,23 +581,30 @@ def _attend(
             place_there = tl.where(in_part, number, slot)
         places = place_there.to(tl.int64) * HEAD_DIM
         held = tl.load(positions_ptr + slot, mask=inside, other=_FREE)
-        visible = held != _FREE
-        if WINDOW:
-            visible &= held > position - WINDOW
+        visible = held > oldest
         key = tl.load(held_keys_ptr + places[None, :] + d[:, None], mask=inside[None, :], other=0.0)
-        logits = tl.dot(slot_query, key.to(IN_SLOTS), input_precision="ieee") + base[:, None]
+        logits = tl.dot(slot_query, key.to(IN_SLOTS), input_precision="ieee")
+        if scale_ptr is not None:
+            logits += base[:, None]
         logits = tl.where(visible[None, :], logits * factor, float("-inf"))
         if SCORED is not None:
             scored = grouped & (inside & (slot >= first_scored) & (slot != new_slot))[None, :]
             tl.store(logits_ptr + g[:, None] * slots + slot[None, :], logits, mask=scored)
-        value = tl.load(
-            held_values_ptr + places[:, None] + d[None, :], mask=inside[:, None], other=0.0
-        )
-        maximum, total, weighted = _joined(logits, value.to(IN_SLOTS), maximum, total, weighted)
-    part = (pair * splits + split) * GROUP + g
+        if tiles == 2:
+            words_ptr = held_values_ptr.to(tl.pointer_type(tl.int16))
+            words_ptr += places[:, None] // 2 + v[None, :]
+            words = tl.load(words_ptr, mask=inside[:, None], other=0)
+            values = from_e4m3(words)
+        else:
+            values_there_ptr = held_values_ptr + places[:, None] + d[None, :]
+            value = tl.load(values_there_ptr, mask=inside[:, None], other=0.0)
+            values = (value.to(IN_SLOTS),)
+        maximum, total, weighted = joined(logits, values, maximum, total, weighted)
     tl.store(maxima_ptr + part, maximum, mask=g < GROUP)
     tl.store(totals_ptr + part, total, mask=g < GROUP)
-    tl.store(weighted_ptr + part[:, None] * HEAD_DIM + d[None, :], weighted, mask=grouped)
+    for tile in tl.static_range(tiles):
+        places = part[:, None] * HEAD_DIM + (tiles * v + tile)[None, :]
+        tl.store(weighted_ptr + places, weighted[tile], mask=grouped)
 
 
 @triton.jit
@@ -627,21 +625,6 @@ def _span(start_ptr, room_ptr, gap_ptr, pair, slots, SPANS: tl.constexpr):
         room = tl.load(room_ptr + pair)
         gap = tl.load(gap_ptr + pair)
     return first_slot, room, gap
-
-
-@triton.jit
-def _joined(logits, value, maximum, total, weighted):
-    """A block of logits ``[G, n]`` and values ``[n, D]`` joins what a split has attended to."""
-    highest = tl.maximum(maximum, tl.max(logits, axis=1))
-    # Where nothing has been visible yet, any finite reference does.
-    reference = tl.where(highest == float("-inf"), 0.0, highest)
-    weights = tl.exp2(logits - reference[:, None])
-    shrink = tl.exp2(maximum - reference)
-    total = total * shrink + tl.sum(weights, axis=1)
-    weighted = tl.dot(
-        weights.to(value.dtype), value, weighted * shrink[:, None], input_precision="ieee"
-    )
-    return highest, total, weighted
 
 
 @triton.jit(do_not_specialize=["layer"])

@@ -1,79 +1,164 @@
 # ruff: noqa: ANN201, ANN202  (what a kernel returns, Triton knows)
-"""Attention to what is held in less room: few bits, of which numbers are made in registers."""
+"""Attention to what is held in less room: few bits, of which numbers are made in registers.
+
+A word holds a number of each plane; without few bits it is one number, and there is one plane.
+"""
 
 import triton
 import triton.language as tl
 
+from scope.kernels.tensors import FREE
+from scope.kernels.triton.rotary import rotated
+from scope.kernels.triton.softmax import joined
+from scope.kernels.triton.words import from_codes, grid
 
-@triton.jit
-def compact_keys(
-    packed_ptr,
-    scale_ptr,
-    zero_ptr,
-    token,
-    inside,
-    k,
-    stored,
-    group,
-    BITS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-):
-    """``[k, tokens]`` keys, 0 in channels that are not stored; in few bits, tokens of one group."""
-    if BITS is None:
-        places = token[None, :] * CHANNELS + k[:, None]
-        keys = tl.load(packed_ptr + places, mask=stored[:, None] & inside[None, :], other=0.0)
-    else:
-        # Tokens come in whole groups, and what is read for other channels are bytes of these.
-        codes = _codes(packed_ptr, token[None, :], k[:, None], BITS, CHANNELS)
-        scale = tl.load(scale_ptr + group * CHANNELS + k, mask=stored, other=0.0).to(tl.float32)
-        zero = tl.load(zero_ptr + group * CHANNELS + k, mask=stored, other=0.0).to(tl.float32)
-        keys = codes * scale[:, None] + zero[:, None]
-    return keys
+_FREE = tl.constexpr(FREE)
+_LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
-def compact_values(
-    packed_ptr,
-    scale_ptr,
-    zero_ptr,
-    token,
-    inside,
-    d,
-    BITS: tl.constexpr,
-    GROUP: tl.constexpr,
+def attend_compact(
+    group_ptr,
+    cos_ptr,
+    sin_ptr,
+    grouped,
+    keys_ptr,
+    key_grid_ptr,
+    values_ptr,
+    value_grid_ptr,
+    positions_ptr,
+    channels_ptr,
+    count_ptr,
+    maxima_ptr,
+    totals_ptr,
+    weighted_ptr,
+    pair,
+    split,
+    splits,
+    slots,
+    oldest,
+    scaling,
     HEAD_DIM: tl.constexpr,
+    BLOCK_GROUP: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ROTATE: tl.constexpr,
+    KEY_CHANNELS: tl.constexpr,
+    KEY_BITS: tl.constexpr,
+    VALUE_BITS: tl.constexpr,
+    KEY_GROUP: tl.constexpr,
+    VALUE_GROUP: tl.constexpr,
+    NUMBERS: tl.constexpr,
 ):
-    """``[tokens, D]`` values, in few bits rounded in groups of channels."""
+    """Attend to one split of what a head, the pair-th, holds there.
+
+    ``maxima_ptr``, ``totals_ptr`` ``[G]`` and ``weighted_ptr`` ``[G]``, of ``D`` channels each, are
+    where it goes. Tokens at ``oldest`` or before are not seen.
+    """
+    half: tl.constexpr = NUMBERS.primitive_bitwidth == 16
+    key_planes: tl.constexpr = planes_of(KEY_BITS)
+    key_words: tl.constexpr = KEY_CHANNELS // key_planes
+    k = tl.arange(0, block_of(key_words))
+    queries = ()
+    for plane in tl.static_range(key_planes):
+        channel = tl.where(k < key_words, plane * key_words + k, 0)
+        if channels_ptr is not None:
+            channel = tl.load(channels_ptr + pair * KEY_CHANNELS + channel)
+        mask = grouped[:, None] & (k < key_words)[None, :]
+        query = rotated(group_ptr, cos_ptr, sin_ptr, channel[None, :], mask, ROTATE, HEAD_DIM)
+        queries += (query.to(NUMBERS),)
+    value_planes: tl.constexpr = planes_of(VALUE_BITS)
+    value_words: tl.constexpr = HEAD_DIM // value_planes
+    width: tl.constexpr = min(value_words, VALUE_GROUP)
+    groups: tl.constexpr = HEAD_DIM // VALUE_GROUP
+    v = tl.arange(0, block_of(width))
+    weighted = ()
+    for _ in tl.static_range(HEAD_DIM // width):
+        weighted += (tl.zeros((BLOCK_GROUP, block_of(width)), tl.float32),)
+    maximum = tl.full((BLOCK_GROUP,), float("-inf"), tl.float32)
+    total = tl.zeros((BLOCK_GROUP,), tl.float32)
+    t = tl.arange(0, BLOCK)
+    count = tl.load(count_ptr)
+    blocks = tl.cdiv(tl.cdiv(count, splits), BLOCK)
+    start = split * blocks * BLOCK
+    end = tl.minimum(start + blocks * BLOCK, count)
+    for block in range(start, end, BLOCK):
+        first, inside = pair * slots + block, block + t < end
+        visible = tl.load(positions_ptr + first + t, mask=inside, other=_FREE) > oldest
+        logits = tl.zeros((BLOCK_GROUP, BLOCK), tl.float32)
+        there = (k < key_words)[:, None] & inside[None, :]
+        words, third = _words(
+            keys_ptr, first, t[None, :], k[:, None], there, KEY_BITS, KEY_CHANNELS
+        )
+        for plane in tl.static_range(key_planes):
+            key = words
+            if KEY_BITS is not None:
+                # Tokens of one group.
+                pairs_ptr = key_grid_ptr + first // KEY_GROUP * KEY_CHANNELS + plane * key_words
+                scale, zero = grid(pairs_ptr + k, k < key_words, KEY_BITS, half)
+                key = from_codes(words, third, scale[:, None], zero[:, None], plane, KEY_BITS)
+            logits = tl.dot(queries[plane], key.to(NUMBERS), logits, input_precision="ieee")
+        logits = tl.where(visible[None, :], logits * (scaling * _LOG2_E), float("-inf"))
+        values = ()
+        for tile in tl.static_range(value_words // width):
+            there = inside[:, None] & (v < width)[None, :]
+            words, third = _words(
+                values_ptr,
+                first,
+                t[:, None],
+                tile * width + v[None, :],
+                there,
+                VALUE_BITS,
+                HEAD_DIM,
+            )
+            for plane in tl.static_range(value_planes):
+                value = words
+                if VALUE_BITS is not None:
+                    group = (plane * value_words + tile * width) // VALUE_GROUP
+                    pairs_ptr = value_grid_ptr + first * groups + group
+                    scale, zero = grid(pairs_ptr + t * groups, inside, VALUE_BITS, half)
+                    value = from_codes(
+                        words, third, scale[:, None], zero[:, None], plane, VALUE_BITS
+                    )
+                values += (value.to(NUMBERS),)
+        maximum, total, weighted = joined(logits, values, maximum, total, weighted)
+    tl.store(maxima_ptr, maximum, mask=grouped)
+    tl.store(totals_ptr, total, mask=grouped)
+    for tile in tl.static_range(value_words // width):
+        for plane in tl.static_range(value_planes):
+            places = weighted_ptr[:, None] + (plane * value_words + tile * width + v)[None, :]
+            mask = grouped[:, None] & (v < width)[None, :]
+            tl.store(places, weighted[tile * value_planes + plane], mask=mask)
+
+
+@triton.jit
+def _words(ptr, first, token, i, mask, BITS: tl.constexpr, CHANNELS: tl.constexpr):
+    """Words of tokens from the first on, and others with their third bits.
+
+    As `rounding.Codes` packs them; ``token`` and ``i`` broadcast.
+    """
     if BITS is None:
-        places = token[:, None] * HEAD_DIM + d[None, :]
-        values = tl.load(packed_ptr + places, mask=inside[:, None], other=0.0)
-    else:
-        codes = _codes(packed_ptr, token[:, None], d[None, :], BITS, HEAD_DIM)
-        groups = token[:, None] * (HEAD_DIM // GROUP) + d[None, :] // GROUP
-        scale, zero = tl.load(scale_ptr + groups), tl.load(zero_ptr + groups)
-        values = codes * scale.to(tl.float32) + zero.to(tl.float32)
-    return values
-
-
-@triton.jit
-def _codes(packed_ptr, token, d, BITS: tl.constexpr, WIDTH: tl.constexpr):
-    """Codes of tokens and channels, which broadcast, as `rounding.Codes` packs them."""
-    packed_ptr += token * (WIDTH * BITS // 8)
+        words = tl.load(ptr + first * CHANNELS + token * CHANNELS + i, mask=mask, other=0.0)
+        return words, words
+    row: tl.constexpr = CHANNELS * BITS // 8
+    ptr += first * row
+    words_ptr = ptr.to(tl.pointer_type(tl.int16))
+    words = tl.load(words_ptr + token * (row // 2) + i, mask=mask, other=0)
+    third = words
     if BITS == 3:
-        low = _part(packed_ptr, d, 2, WIDTH)
-        high = _part(packed_ptr + WIDTH // 4, d, 1, WIDTH)
-        return _floats(low + 4 * high)
-    return _floats(_part(packed_ptr, d, BITS, WIDTH))
+        third_words: tl.constexpr = CHANNELS // 16
+        words_ptr += CHANNELS // 8
+        third = tl.load(words_ptr + token * (row // 2) + i % third_words, mask=mask, other=0)
+        third = third >> (i // third_words).to(tl.int16)
+    return words, third
 
 
-@triton.jit
-def _floats(codes):
-    """As the last bits of 2^23 codes need no conversion, which runs at a quarter of the rate."""
-    return (codes | 0x4B000000).to(tl.float32, bitcast=True) - 8388608.0
+@triton.constexpr_function
+def planes_of(bits):
+    """Codes in a word."""
+    return 1 if bits is None else 16 // {3: 2}.get(bits, bits)
 
 
-@triton.jit
-def _part(packed_ptr, d, BITS: tl.constexpr, WIDTH: tl.constexpr):
-    width: tl.constexpr = WIDTH * BITS // 8
-    bytes_read = tl.load(packed_ptr + d % width).to(tl.int32)
-    return (bytes_read >> (BITS * (d // width))) & ((1 << BITS) - 1)
+@triton.constexpr_function
+def block_of(words):
+    """Columns of a tile of so many words, as many as a product takes."""
+    return max(16, triton.next_power_of_2(words))
