@@ -38,10 +38,11 @@ class Notes(MadeTask):
 
     name = "notes"
     instruction = (
-        "Write the numbered lines below again, in their order, with numbers in place of the "
-        "question marks. In a line such as '9. fox: ? -> owl: ?' the name owl gets the number that "
-        "fox has; where fox has 472, write '9. fox: 472 -> owl: 472'. A name never changes its "
-        "number. Leave no line out and write nothing else."
+        "Every name has a number, and the first line below tells the first ones. In a line such as "
+        "'9. fox: ? -> owl: ?' the name owl gets the number that fox has; where fox has 472, write "
+        "'9. fox: 472 -> owl: 472'. Write all numbered lines again, in their order, with numbers "
+        "in place of the question marks. A name never changes its number. Leave no line out and "
+        "write nothing else."
     )
     sizes: ClassVar = {30: 100, 60: 200}
     worked = 10
@@ -51,24 +52,24 @@ class Notes(MadeTask):
         count = min(chosen.numbers, max(2, k // 2))
         names = draw_names(rng, 2 * count + k, chosen.words)
         numbers = rng.sample(range(100, 1000), count)
+        start = dict(zip(numbers, names, strict=False))
         holders: dict[int, list[str]] = {number: [] for number in numbers}
-        handed = [*numbers, *rng.sample(numbers, count), *rng.choices(numbers, k=k)]
-        asked, written, questions, answers = [], [], [], []
-        for name, number in zip(names, handed, strict=True):
-            line, had = len(asked) + 1, holders[number]
-            if not had:
-                asked.append(f"{line}. {name}: {number}")
-                written.append(asked[-1])
-            else:
-                # The first holder's number stands in the prompt: it is taken from there only once.
-                old = rng.choice(had[1:] or had)
-                asked.append(f"{line}. {old}: ? -> {name}: ?")
-                written.append(f"{line}. {old}: {number} -> {name}: {number}")
-            if len(had) > 1:
-                questions.append(asked[-1])
-                answers.append(f"{name}: {number}")
-            had.append(name)
-        return Problem("\n".join(asked), "\n".join(written), questions, answers)
+        asked, written, answers = [], [], []
+        # The numbers at the start stand in the prompt: each is taken from there once, unmarked.
+        handed = [*rng.sample(numbers, count), *rng.choices(numbers, k=k)]
+        for line, (name, number) in enumerate(zip(names[count:], handed, strict=True), start=1):
+            old = rng.choice(holders[number] or [start[number]])
+            holders[number].append(name)
+            asked.append(f"{line}. {old}: ? -> {name}: ?")
+            written.append(f"{line}. {old}: {number} -> {name}: {number}")
+            answers.append(f"{name}: {number}")
+        told = ", ".join(f"{name}: {number}" for number, name in start.items())
+        return Problem(
+            "\n".join([f"Start: {told}", *asked]),
+            "\n".join(written),
+            asked[count:],
+            answers[count:],
+        )
 
     def asks(self, question: str, answer: str) -> bool:
         return bool(_QUESTION.fullmatch(question) and _ANSWER.fullmatch(answer))

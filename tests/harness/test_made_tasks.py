@@ -72,7 +72,7 @@ def wrong(solution: str, line: str, new: str) -> str:
 
 def test_a_note_is_right_if_it_is_true() -> None:
     exam = Exam("", ["3. owl: ? -> bee: ?", "4. bee: ? -> elk: ?"], ["bee: 472", "elk: 472"])
-    right = "1. fox: 472\n2. fox: 472 -> owl: 472\n3. owl: 472 -> bee: 472\n4. bee: 472 → elk: 472"
+    right = "2. fox: 472 -> owl: 472\n3. owl: 472 -> bee: 472\n4. bee: 472 → elk: 472"
 
     def marks(text: str) -> tuple[bool, ...]:
         return TASKS["notes"].mark(exam, text).correct
@@ -88,15 +88,14 @@ def test_a_note_is_right_if_it_is_true() -> None:
 @ANY_LEVEL
 def test_a_note_is_in_the_prompt_at_the_end_of_a_chain_only(level: str) -> None:
     problem = TASKS["notes"].draw(random.Random(4), 120, level)
-    numbers: dict[str, str] = {}
+    start, *lines = problem.text.splitlines()
+    numbers = dict(part.split(": ") for part in start.removeprefix("Start: ").split(", "))
     older: dict[str, str] = {}
-    for line in problem.text.splitlines():
-        *old, (name, number) = re.findall(r"(\w[\w ]*): (\?|\d+)", line.partition(". ")[2])
+    for line in lines:
+        old, name = re.fullmatch(r"\d+\. ([\w ]+): \? -> ([\w ]+): \?", line).groups()
+        assert old in older | numbers
         assert name not in older | numbers
-        if old:
-            older[name] = old[0][0]
-        else:
-            numbers[name] = number
+        older[name] = old
     loop = []
     for question, answer in zip(problem.questions, problem.answers, strict=True):
         name, number = answer.split(": ")
