@@ -455,8 +455,6 @@ def _attend(
     d, g = tl.arange(0, HEAD_DIM), tl.arange(0, BLOCK_GROUP)
     grouped = (g < GROUP)[:, None]
     split, splits = tl.program_id(0), tl.num_programs(0)
-    if COMPACT:  # or some processors would have splits of the one kind alone, some of the other
-        split = (split + (pair % splits).to(tl.int32)) % splits
     part = (pair * splits + split) * GROUP + g
     oldest = _FREE  # the last position that is not seen
     if WINDOW:
