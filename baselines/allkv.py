@@ -16,4 +16,3 @@ class ALLKV(Compressor):
     about: ClassVar[str] = "everything"
     budget: ClassVar[type[Budget]] = Whole
     takes_budget: ClassVar[bool] = False
-    headwise: ClassVar[bool] = True
