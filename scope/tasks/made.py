@@ -53,9 +53,8 @@ class MadeTask(Task):
         worked = self.draw(Random(f"{self.name} {level}"), self.worked, level)
         problem = self.draw(Random(f"{self.name} {level} {k} {seed} {index}"), k, level)
         return {
-            "prompt": f"Example:\n\n{worked.text}\n\nWhat is to be written for the example:\n\n"
-            f"{worked.solution}\n\nYour problem:\n\n{problem.text}\n\n"
-            "What is to be written for your problem:\n",
+            "prompt": f"Example input:\n\n{worked.text}\n\nExample output:\n\n{worked.solution}\n\n"
+            f"Input:\n\n{problem.text}\n\nOutput:\n",
             "questions": list(problem.questions),
             "answers": list(problem.answers),
         }

@@ -257,7 +257,7 @@ def test_a_drawn_file_is_run_and_scored(
     assert main(arguments_of(model, data, tmp_path / "out", **options)) == 0
     result = tmp_path / "out" / "tiny-llama_24" / task.name / "H2O.json"
     records = read(result)
-    assert records[0]["prompt"].startswith(f"{task.instruction}\n\nExample:")
+    assert records[0]["prompt"].startswith(f"{task.instruction}\n\nExample input:")
     drawn = read(data)
     assert [record["answers"] for record in records] == [row["answers"] for row in drawn]
     assert eval_gen.main(["--results_dir", str(tmp_path / "out")]) == 0
