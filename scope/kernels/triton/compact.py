@@ -136,19 +136,20 @@ def _words(ptr, first, token, i, mask, BITS: tl.constexpr, CHANNELS: tl.constexp
 
     As `rounding.Codes` packs them; ``token`` and ``i`` broadcast.
     """
+    # No early return: a compiler reads on behind it, with bits that are None.
     if BITS is None:
         words = tl.load(ptr + first * CHANNELS + token * CHANNELS + i, mask=mask, other=0.0)
-        return words, words
-    row: tl.constexpr = CHANNELS * BITS // 8
-    ptr += first * row
-    words_ptr = ptr.to(tl.pointer_type(tl.int16))
-    words = tl.load(words_ptr + token * (row // 2) + i, mask=mask, other=0)
-    third = words
-    if BITS == 3:
-        third_words: tl.constexpr = CHANNELS // 16
-        words_ptr += CHANNELS // 8
-        third = tl.load(words_ptr + token * (row // 2) + i % third_words, mask=mask, other=0)
-        third = third >> (i // third_words).to(tl.int16)
+        third = words
+    else:
+        row: tl.constexpr = CHANNELS * BITS // 8
+        words_ptr = (ptr + first * row).to(tl.pointer_type(tl.int16))
+        words = tl.load(words_ptr + token * (row // 2) + i, mask=mask, other=0)
+        third = words
+        if BITS == 3:
+            third_words: tl.constexpr = CHANNELS // 16
+            words_ptr += CHANNELS // 8
+            third = tl.load(words_ptr + token * (row // 2) + i % third_words, mask=mask, other=0)
+            third = third >> (i // third_words).to(tl.int16)
     return words, third
 
 

@@ -1,0 +1,105 @@
+"""Compiles for an H100, on any machine, the kernels that some sessions launch: none of them runs.
+
+The interpreter, which the other tests go through without a GPU, takes more than a compiler does.
+"""
+
+import sys
+from typing import Any
+from unittest import mock
+
+import torch
+from triton import JITFunction
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+
+from scope import Compression, patch
+from scope.attention import joined as joined_module
+from scope.cache import cache as cache_module
+from scope.generation.fused import fused_step
+from scope.generation.session import Session
+from scope.registry import SCORES
+from tests.core.tiny import backend, random_tokens, tiny_heads, tiny_model
+
+_W = {"decoding_window_size": 8, "decoding_recent_size": 2}
+_C = {"max_capacity_prompt": 32, "window_size": 8}
+SESSIONS = {
+    "scores": [
+        *(
+            Compression("ALLKV", "slide", **_W, decoding_score=name)
+            for name, score in SCORES.items()
+            if score.kernel is not None
+        ),
+        Compression("ALLKV", "slide", **_W, share_heads=True),
+        Compression("KVCompress", "slide", **_C, **_W, protected_window=10, block_size=4),
+    ],
+    "seldom": [
+        *(
+            Compression("ALLKV", "periodic", **_W, period=4, decoding_score=name)
+            for name in ("snapkv_decode", "morphkv", "rkv", "expected")
+        ),
+        Compression("H2O", "rpc", **_C, decoding_recent_size=2),
+        Compression("LoCoCo", "lococo", **_C, **_W, period=4, heads=tiny_heads()),
+        Compression("ALLKV", "refreshkv", working_set=20, stride=3),
+    ],
+    "storage": [
+        *(
+            Compression("ALLKV", "slide", **_W, prompt_bits=bits, rounding_group=16)
+            for bits in (8, 4, 3, 2)
+        ),
+        Compression("ALLKV", "slide", **_W, decode_bits=8),
+        Compression("ALLKV", "slide", **_W, prompt_bits=4, rounding_group=16, decode_bits=8),
+        Compression("ALLKV", "slide", **_W, pruned_channels=0.4),
+        Compression("ALLKV", "slide", **_W, merged_layers=1.0, whole_recent=4),
+    ],
+}
+
+
+class _H100:
+    """What Triton asks of a driver before it launches anything."""
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def run(compression: Compression) -> None:
+    """Go through a prompt and some steps on a CPU, where kernels are compiled instead of run."""
+    model = tiny_model("qwen2", num_layers=2, dtype=torch.bfloat16)
+    with patch(model), torch.inference_mode():
+        session = Session(model, compression, [random_tokens(60, seed=0)] * 2, 24)
+        session.prefill()
+        for _ in range(16):
+            tokens = torch.zeros(2, dtype=torch.int64)
+            session.cache.begin_forward(2, 1, None, tokens.device)
+            fused_step(model, session.cache, tokens)
+
+
+def main(names: list[str]) -> None:
+    launch: Any = JITFunction.run
+
+    def compile_only(kernel: Any, *args: Any, **kwargs: Any) -> Any:
+        return launch(kernel, *args, **{**kwargs, "warmup": True})
+
+    driver.set_active(_H100())
+    with (
+        mock.patch.object(JITFunction, "run", compile_only),
+        mock.patch.object(torch, "empty", torch.zeros),  # what no kernel writes must be numbers
+        mock.patch.object(torch, "empty_like", torch.zeros_like),
+        mock.patch.object(torch.Tensor, "new_empty", torch.Tensor.new_zeros),
+        mock.patch.object(joined_module, "has_kernels_for", return_value=True),
+        mock.patch.object(cache_module, "backend_for", return_value=backend(True)),
+        mock.patch.object(Session, "_reads_fused", return_value=True),
+    ):
+        for name in names:
+            for compression in SESSIONS[name]:
+                print(compression, flush=True)
+                run(compression)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
