@@ -192,7 +192,7 @@ def test_queries_that_look_alone(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["plain", "many blocks", "several losses"])
 def test_more_heads_than_programs_at_a_time(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scope.kernels.triton.attention.processors", lambda device: 0)
+    monkeypatch.setattr("scope.kernels.triton.plan.processors", lambda device: 0)
     Twins(CASES[name], seed=9).check_equal(CASES[name].steps, recipe_of("current"))
 
 

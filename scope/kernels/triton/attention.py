@@ -2,13 +2,12 @@
 """Decode attention over slots in Triton: attend, then join and evict.
 
 The first kernel splits the slots of each head over programs and reads every key and value once. The
-second joins the splits, and frees the slots of the tokens that must go, or else tells what
-attention each slot received, and a third frees slots by a worth that somebody has made of it.
-Between them only the logits of slots that are looked at are written. Nothing waits for the host:
-what is due comes as tensors of counts.
+second (`finishing`) joins the splits, and frees the slots of the tokens that must go, or else tells
+what attention each slot received, and a third (`eviction`) frees slots by a worth that somebody has
+made of it. Between them only the logits of slots that are looked at are written. Nothing waits for
+the host: what is due comes as tensors of counts.
 """
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -16,7 +15,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from scope.kernels import processors, shared_memory
 from scope.kernels.tensors import (
     FREE,
     CompactTensors,
@@ -27,28 +25,16 @@ from scope.kernels.tensors import (
     SlotTensors,
     StepCounts,
 )
-from scope.kernels.triton.chance import mixed
 from scope.kernels.triton.compact import attend_compact
+from scope.kernels.triton.finishing import OF_ATTENTION, TRITON_DTYPE, Splits, finish
+from scope.kernels.triton.plan import plan_of
 from scope.kernels.triton.rotary import rotated
 from scope.kernels.triton.softmax import joined
+from scope.kernels.triton.spans import span, span_pointers
 from scope.kernels.triton.words import from_e4m3
 
-_MOST_SPLITS = 32
-# Numbers that a program of the second kernel can hold of its head's splits.
-_HELD_TOGETHER = 2**14
-# Shared memory of a program beside its blocks.
-_OTHER_MEMORY = 2**11
-_TRITON_DTYPE = {
-    torch.float32: tl.float32,
-    torch.bfloat16: tl.bfloat16,
-    torch.float16: tl.float16,
-}
-# Kernels that may need what a token is worth more than once.
-_OF_ATTENTION = ("current", "cumulative", "peak", "value range", "recurrence")
 _LOG2_E = tl.constexpr(1.4426950408889634)
 _FREE = tl.constexpr(FREE)
-_FIRST = tl.constexpr(-(2**63))
-_LAST = tl.constexpr(2**63 - 1)
 
 
 def attend_and_evict(
@@ -58,10 +44,10 @@ def attend_and_evict(
 
     See `FusingBackend`. Rows of the queries, keys and values may be strided, heads may not.
     """
-    scored = "unprotected" if ranking.kernel in _OF_ATTENTION else None
+    scored = "unprotected" if ranking.kernel in OF_ATTENTION else None
     split = _attend_splits(slots, counts, new, sight, scored)
     output = _empty_output(new)
-    _launch_finish(split, slots, counts, output, ranking)
+    finish(split, slots, counts, output, ranking)
     return output
 
 
@@ -76,10 +62,10 @@ def attend(
     split = _attend_splits(slots, counts, new, sight, "all" if received else None)
     output = _empty_output(new)
     if received is None:
-        _launch_finish(split, slots, counts, output, None)
+        finish(split, slots, counts, output, None)
         return output, None
     attention = torch.empty(slots.shape[:3], dtype=torch.float32, device=output.device)
-    _launch_finish(split, slots, counts, output, received, attention)
+    finish(split, slots, counts, output, received, attention)
     return output, attention
 
 
@@ -87,51 +73,8 @@ def look(slots: SlotTensors, counts: StepCounts, new: NewTokens, sight: Sight) -
     """Attend to what is held after a step; see `Backend`."""
     split = _attend_splits(slots, counts, new, sight, None, joins=False)
     output = _empty_output(new)
-    _launch_finish(split, slots, counts, output, None, joins=False)
+    finish(split, slots, counts, output, None, joins=False)
     return output
-
-
-def evict(slots: SlotTensors, counts: StepCounts, worth: Tensor | None, recent: int) -> None:
-    """Free the slots of the least worthy tokens, and choose the next vacant one; see `Backend`."""
-    batch, heads, length, _ = slots.shape
-    warps = _plan(slots, block_group=1, length=length).finishing_warps
-    if worth is not None and worth.stride(2) != 1:
-        worth = worth.contiguous()
-    _evict[heads, batch](
-        worth,
-        slots.positions,
-        slots.ranks,
-        slots.vacant,
-        *_spans(slots),
-        counts.newest,
-        counts.protected,
-        counts.losses,
-        *((0, 0) if worth is None else worth.stride()[:2]),
-        length,
-        recent,
-        SPANS=slots.spans is not None,
-        GIVEN=worth is not None,
-        BLOCK=256 * warps,
-        num_warps=warps,
-    )
-
-
-@dataclass(frozen=True)
-class _Splits:
-    """What the first kernel leaves to the second.
-
-    Attributes:
-        logits: ``[B, H, group, S]`` float32 in base 2, or of no slots.
-        weighted: ``[B, H, splits, group, D]`` float32 values, not normalised.
-        maxima, totals: ``[B, H, splits, group]`` float32.
-        plan: how the GPU is shared out.
-    """
-
-    logits: Tensor
-    weighted: Tensor
-    maxima: Tensor
-    totals: Tensor
-    plan: "_Plan"
 
 
 def _attend_splits(
@@ -141,7 +84,7 @@ def _attend_splits(
     sight: Sight,
     scored: Literal["all", "unprotected"] | None,
     joins: bool = True,
-) -> _Splits:
+) -> Splits:
     """Attend; logits are kept of the slots that are ``scored``.
 
     The new tokens join what is held, or their queries look alone.
@@ -152,7 +95,7 @@ def _attend_splits(
     listed = sight.listed
     in_part = listed is not None and listed.full is None
     names = listed.slots.shape[-1] if listed is not None else 0
-    plan = _plan(slots, block_group, names if in_part else length)
+    plan = plan_of(slots, block_group, names if in_part else length)
     wide = {"dtype": torch.float32, "device": new.queries.device}
     logits = torch.empty(batch, heads, group, length if scored else 0, **wide)
     weighted = torch.empty(batch, heads, plan.splits, group, head_dim, **wide)
@@ -180,7 +123,7 @@ def _attend_splits(
         listed.full if listed is not None else None,
         listed.keys if listed is not None else None,
         listed.values if listed is not None else None,
-        *_spans(slots),
+        *span_pointers(slots),
         counts.newest,
         counts.protected,
         counts.position,
@@ -204,7 +147,7 @@ def _attend_splits(
         HEAD_DIM=head_dim,
         BLOCK_GROUP=max(16, block_group),
         BLOCK=plan.block,
-        IN_SLOTS=_TRITON_DTYPE[_multiplied_in(slots.keys.itemsize == 1, new)],
+        IN_SLOTS=TRITON_DTYPE[_multiplied_in(slots.keys.itemsize == 1, new)],
         JOINS=joins,
         SCORED=scored,
         LISTED=listed is not None,
@@ -219,11 +162,11 @@ def _attend_splits(
         KEY_GROUP=compact.group if compact else 1,
         VALUE_GROUP=min(compact.group, head_dim) if rounded else head_dim,
         COMPACT_BLOCK=min(compact.group, 32) if rounded else 32,
-        IN_COMPACT=_TRITON_DTYPE[_multiplied_in(rounded, new)],
+        IN_COMPACT=TRITON_DTYPE[_multiplied_in(rounded, new)],
         num_warps=plan.warps,
         num_stages=plan.stages,
     )
-    return _Splits(logits, weighted, maxima, totals, plan)
+    return Splits(logits, weighted, maxima, totals, plan)
 
 
 def _multiplied_in(few_bits: bool, new: NewTokens) -> torch.dtype:
@@ -247,133 +190,8 @@ def _compact_pointers(compact: CompactTensors | None) -> tuple[Tensor | None, ..
     )
 
 
-def _spans(slots: SlotTensors) -> tuple[Tensor | None, ...]:
-    spans = slots.spans
-    return (None,) * 3 if spans is None else (spans.start, spans.room, spans.gap)
-
-
 def _empty_output(new: NewTokens) -> Tensor:
     return torch.empty(new.queries.shape, dtype=new.queries.dtype, device=new.queries.device)
-
-
-def _launch_finish(
-    split: _Splits,
-    slots: SlotTensors,
-    counts: StepCounts,
-    output: Tensor,
-    job: Ranking | Received | None,
-    worths: Tensor | None = None,
-    joins: bool = True,
-) -> None:
-    """Join the splits, and beside that evict by a ranking, or say in ``worths`` what is received.
-
-    Where several tokens leave at once, their worths wait there for their turns. Where no token has
-    joined, the slots are left alone.
-    """
-    batch, heads, length, head_dim = slots.shape
-    group = output.shape[1] // heads
-    ranking = job if isinstance(job, Ranking) else None
-    received = ranking.received if ranking else job or Received()
-    kernel = ranking.kernel if ranking else None if job is None else "report"
-    state, constants = (ranking.state, ranking.constants) if ranking else ({}, {})
-    if kernel in _OF_ATTENTION:
-        worths = torch.empty(slots.shape[:3], dtype=torch.float32, device=output.device)
-    _finish[heads, batch, 2 if joins else 1](
-        split.logits,
-        split.weighted,
-        split.maxima,
-        split.totals,
-        output,
-        slots.positions,
-        slots.ranks,
-        slots.values,
-        worths,
-        state.get("total"),
-        state.get("norm"),
-        state.get("range"),
-        state.get("last"),
-        state.get("gap"),
-        ranking.draw if ranking else None,
-        slots.vacant,
-        *_spans(slots),
-        counts.newest,
-        counts.protected,
-        counts.losses,
-        counts.position,
-        length,
-        split.plan.splits,
-        ranking.layer if ranking else 0,
-        ranking.recent if ranking else 1,
-        constants.get("decay", 1.0),
-        constants.get("attended_above", 0.0),
-        constants.get("large", 0.0),
-        GROUP=group,
-        HEAD_DIM=head_dim,
-        BLOCK_GROUP=triton.next_power_of_2(group),
-        BLOCK_SPLITS=triton.next_power_of_2(split.plan.splits),
-        BLOCK=256 * split.plan.finishing_warps,
-        JOINS=joins,
-        JOB=kernel,
-        SPANS=slots.spans is not None,
-        MEAN=received.reduction == "mean",
-        SCORE_DTYPE=_TRITON_DTYPE[received.dtype],
-        num_warps=split.plan.finishing_warps,
-    )
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """How the GPU is shared out.
-
-    Attributes:
-        splits: of what is held of each head, with a program each.
-        compact_splits: of these, the first, which are of what is beside the slots.
-        block: slots that a program reads at once.
-        stages: blocks on their way at the same time.
-        warps: of these programs.
-        finishing_warps: of the second kernel's programs.
-    """
-
-    splits: int
-    compact_splits: int
-    block: int
-    stages: int
-    warps: int
-    finishing_warps: int
-
-
-def _plan(slots: SlotTensors, block_group: int, length: int) -> _Plan:
-    """For these slots, so many queries per head, and most slots that a head reads.
-
-    As many programs as run at the same time, without a second wave of a few. Where there are more
-    heads than that, larger blocks and smaller second programs keep the waves even. Beside what has
-    few bits, smaller blocks of slots leave room for more programs, which instructions wait for.
-    Found on an H200 and an H100, for 8 heads per row of dimension 64 or 128 and 1,281 to 8,193
-    slots.
-    """
-    batch, heads, _, head_dim = slots.shape
-    compact, device = slots.compact, slots.vacant.device
-    beside = compact.positions.shape[2] if compact else 0
-    few_bits = compact is not None and compact.key_bits is not None
-    block = 16 if few_bits and slots.keys.itemsize > 1 else 32
-    stages, programs = _room(slots, block)
-    if batch * heads > programs and not beside:
-        return _Plan(1, 0, 64, _room(slots, block=64)[0], warps=2, finishing_warps=2)
-    held = beside + length
-    most = min(_MOST_SPLITS, triton.cdiv(held, 32), _HELD_TOGETHER // (block_group * head_dim))
-    splits = max(4 if beside else 1, min(programs // (batch * heads), most))
-    of_compact = min(max(round(splits * beside / held), 1), splits - 1) if beside else 0
-    warps = 2 if few_bits and batch * heads * splits <= 2 * processors(device) else 1
-    return _Plan(splits, of_compact, block, stages, warps, finishing_warps=4 if splits > 16 else 2)
-
-
-def _room(slots: SlotTensors, block: int) -> tuple[int, int]:
-    """Stages of such blocks, three if they fit, and how many programs run at the same time."""
-    device = slots.vacant.device  # keys may be in host memory
-    memory = shared_memory(device)
-    stage = 2 * block * slots.keys.shape[-1] * slots.keys.itemsize
-    stages = max(1, min(3, (memory - _OTHER_MEMORY) // stage))
-    return stages, processors(device) * (memory // (stages * stage + _OTHER_MEMORY))
 
 
 @triton.jit(do_not_specialize=["compact_splits"])
@@ -476,7 +294,7 @@ def _attend(
             )  # fmt: skip
             return
     split, splits = split - compact_splits, splits - compact_splits
-    first_slot, room, gap = _span(start_ptr, room_ptr, gap_ptr, pair, slots, SPANS)
+    first_slot, room, gap = span(start_ptr, room_ptr, gap_ptr, pair, slots, SPANS)
     keys_ptr += first_slot * HEAD_DIM
     values_ptr += first_slot * HEAD_DIM
     positions_ptr += first_slot
@@ -612,360 +430,3 @@ def _stored(state, slots_ptr):
     if dtype == tl.float8e4nv:
         state = tl.minimum(tl.maximum(state.to(tl.float32), -448.0), 448.0)
     return state.to(dtype)
-
-
-@triton.jit
-def _span(start_ptr, room_ptr, gap_ptr, pair, slots, SPANS: tl.constexpr):
-    """A head's first slot, how many it has, and how far its slots lag behind the ranks."""
-    first_slot, room, gap = pair * slots, slots, 0
-    if SPANS:
-        first_slot = tl.load(start_ptr + pair)
-        room = tl.load(room_ptr + pair)
-        gap = tl.load(gap_ptr + pair)
-    return first_slot, room, gap
-
-
-@triton.jit(do_not_specialize=["layer"])
-def _finish(
-    logits_ptr,
-    weighted_ptr,
-    maxima_ptr,
-    totals_ptr,
-    output_ptr,
-    positions_ptr,
-    ranks_ptr,
-    values_ptr,
-    worths_ptr,
-    total_ptr,
-    norm_ptr,
-    range_ptr,
-    last_ptr,
-    pause_ptr,
-    draw_ptr,
-    vacant_ptr,
-    start_ptr,
-    room_ptr,
-    gap_ptr,
-    newest_ptr,
-    protected_ptr,
-    losses_ptr,
-    position_ptr,
-    slots,
-    splits,
-    layer,
-    recent,
-    decay,
-    threshold,
-    large,
-    GROUP: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    BLOCK_GROUP: tl.constexpr,
-    BLOCK_SPLITS: tl.constexpr,
-    BLOCK: tl.constexpr,
-    JOINS: tl.constexpr,
-    JOB: tl.constexpr,
-    SPANS: tl.constexpr,
-    MEAN: tl.constexpr,
-    SCORE_DTYPE: tl.constexpr,
-):
-    """Join the splits of one head; beside that, a second program looks after its slots.
-
-    JOB names what slots are freed by; ``report`` writes to ``worths`` what attention each slot
-    received and frees none.
-    """
-    head, row = tl.program_id(0), tl.program_id(1)
-    pair = (row * tl.num_programs(0) + head).to(tl.int64)
-    split = tl.arange(0, BLOCK_SPLITS)[:, None]
-    g = tl.arange(0, BLOCK_GROUP)
-    parts = (pair * splits + split) * GROUP + g[None, :]
-    exists = (split < splits) & (g < GROUP)[None, :]
-    maxima = tl.load(maxima_ptr + parts, mask=exists, other=float("-inf"))
-    totals = tl.load(totals_ptr + parts, mask=exists, other=0.0)
-    maximum = tl.where(g < GROUP, tl.max(maxima, axis=0), 0.0)
-    if not JOINS:  # a row without a prompt may see nothing
-        maximum = tl.where(maximum == float("-inf"), 0.0, maximum)
-    shares = tl.exp2(maxima - maximum[None, :])
-    total = tl.where(g < GROUP, tl.sum(totals * shares, axis=0), 1.0)
-    if not JOINS:
-        total = tl.where(total == 0.0, 1.0, total)
-    if tl.program_id(2) == 0:
-        d = tl.arange(0, HEAD_DIM)
-        places = parts[:, :, None] * HEAD_DIM + d[None, None, :]
-        weighted = tl.load(weighted_ptr + places, mask=exists[:, :, None], other=0.0)
-        output = tl.sum(weighted * shares[:, :, None], axis=0) / total[:, None]
-        places = (pair * GROUP + g[:, None]) * HEAD_DIM + d[None, :]
-        output = output.to(output_ptr.dtype.element_ty)
-        tl.store(output_ptr + places, output, mask=(g < GROUP)[:, None])
-        return
-
-    first_slot, room, gap = _span(start_ptr, room_ptr, gap_ptr, pair, slots, SPANS)
-    positions_ptr += first_slot
-    ranks_ptr += first_slot
-    logits_ptr += pair * GROUP * slots
-    newest = tl.load(newest_ptr + row)
-    new_slot = tl.load(vacant_ptr + pair)
-    position = tl.load(position_ptr + row)
-    tl.store(positions_ptr + new_slot, position)
-    tl.store(ranks_ptr + new_slot, newest)
-    if worths_ptr is not None:
-        worths_ptr += pair * slots
-    if JOB == "report":
-        for first in range(0, slots, BLOCK):
-            slot = first + tl.arange(0, BLOCK)
-            # Other slots from the newest rank on were never taken, and have no logits.
-            inside = ((slot < newest - gap) & (slot < room)) | (slot == new_slot)
-            received = _received(
-                logits_ptr, slots, slot, inside, maximum, total, g, GROUP, MEAN, SCORE_DTYPE
-            )
-            tl.store(worths_ptr + slot, received, mask=slot < slots)
-    else:
-        vacant = newest + 1 - gap
-        if JOB is not None:
-            if total_ptr is not None:
-                total_ptr += first_slot
-            if last_ptr is not None:
-                last_ptr += first_slot
-            if pause_ptr is not None:
-                pause_ptr += first_slot
-            # What is written once, with the token.
-            new_norm = 0.0
-            if norm_ptr is not None or range_ptr is not None:
-                d = tl.arange(0, HEAD_DIM)
-                value = tl.load(values_ptr + (first_slot + new_slot) * HEAD_DIM + d)
-                value = value.to(tl.float32)
-            if norm_ptr is not None:
-                norm_ptr += first_slot
-                new_norm = tl.sum(tl.abs(value))
-                tl.store(norm_ptr + new_slot, new_norm)
-            if range_ptr is not None:
-                range_ptr += first_slot
-                tl.store(range_ptr + new_slot, tl.max(value) - tl.min(value))
-            chance = 0
-            if JOB == "random" or JOB == "fresh random" or JOB == "value range":
-                chance = tl.load(draw_ptr + row) + 1_000_003 * head
-                chance += 1_000_000_007 * tl.cast(layer, tl.int64)
-            if JOB == "fresh random":
-                chance += 1_000_000_021 * tl.cast(newest, tl.int64)
-            protected = tl.load(protected_ptr + row)
-            losses = tl.load(losses_ptr + row)
-            # A protected token's slot is its rank, and no slot beyond the newest rank was ever
-            # taken.
-            start = tl.maximum(tl.minimum(protected, newest) - gap, 0)
-            end = tl.minimum(newest + 1 - gap, room)
-            last_to_go = newest - recent
-            least_large = losses * 0
-            if JOB == "value range":  # noqa: SIM102  (known when compiling)
-                if losses > 0:
-                    least_large = _least_large(
-                        range_ptr, ranks_ptr, start, end, protected, last_to_go, large, BLOCK
-                    )
-            # Losers leave in order, so whoever comes after the last one is still there. The first
-            # round also looks for a free slot and adds to the scores. Each lane keeps the best of
-            # its slots; they are compared once a round.
-            last_key, last_slot = _FIRST, -1
-            for loss in range(tl.maximum(losses, 1)):
-                least = tl.full((BLOCK,), _LAST, tl.int64)
-                loser = tl.full((BLOCK,), 0, tl.int32) + slots
-                free = loser
-                for first in range(start, end, BLOCK):
-                    slot = first + tl.arange(0, BLOCK)
-                    inside = slot < end
-                    is_new = slot == new_slot
-                    rank = tl.load(ranks_ptr + slot, mask=inside, other=_FREE).to(tl.int64)
-                    is_free = inside & (rank == _FREE) & ~is_new
-                    free = tl.where(is_free, tl.minimum(free, slot), free)
-                    if JOB == "recent":
-                        key = rank
-                    elif JOB == "random" or JOB == "fresh random":
-                        key = (_drawn(rank, chance) << 32) - rank
-                    else:
-                        if loss == 0:
-                            worth = _received(
-                                logits_ptr, slots, slot, inside, maximum, total, g,
-                                GROUP, MEAN, SCORE_DTYPE,
-                            )  # fmt: skip
-                            worth = _worth(
-                                worth, slot, rank, inside, inside & ~is_new, position, chance,
-                                least_large, new_norm, total_ptr, norm_ptr, range_ptr, last_ptr,
-                                pause_ptr, decay, threshold, JOB,
-                            )  # fmt: skip
-                            if losses > 1:
-                                tl.store(worths_ptr + slot, worth, mask=inside)
-                        else:
-                            worth = tl.load(worths_ptr + slot, mask=inside, other=0.0)
-                        key = (worth.to(tl.int32, bitcast=True).to(tl.int64) << 32) - rank
-                    may_go = (rank >= protected) & (rank <= last_to_go) & ~is_new
-                    may_go &= losses > 0
-                    least, loser = _lower(key, slot, may_go, last_key, last_slot, least, loser)
-                lowest = tl.min(least)
-                leaves = tl.min(tl.where(least == lowest, loser, slots))
-                if worths_ptr is not None:
-                    tl.debug_barrier()  # the next round reads the worths
-                tl.store(positions_ptr + leaves, _FREE, mask=leaves < slots)
-                tl.store(ranks_ptr + leaves, _FREE, mask=leaves < slots)
-                vacant = tl.minimum(vacant, tl.minimum(tl.min(free), leaves))
-                last_key, last_slot = lowest, leaves
-        # An idle row counts from 0, below its gap.
-        tl.store(vacant_ptr + pair, tl.maximum(tl.minimum(vacant, room - 1), 0))
-
-
-@triton.jit
-def _evict(
-    worth_ptr,
-    positions_ptr,
-    ranks_ptr,
-    vacant_ptr,
-    start_ptr,
-    room_ptr,
-    gap_ptr,
-    newest_ptr,
-    protected_ptr,
-    losses_ptr,
-    worth_row_stride,
-    worth_head_stride,
-    slots,
-    recent,
-    SPANS: tl.constexpr,
-    GIVEN: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """Free the slots of one head's least worthy tokens; the new token has its slot already."""
-    row = tl.program_id(1)
-    pair = (row * tl.num_programs(0) + tl.program_id(0)).to(tl.int64)
-    first_slot, room, gap = _span(start_ptr, room_ptr, gap_ptr, pair, slots, SPANS)
-    positions_ptr += first_slot
-    ranks_ptr += first_slot
-    newest = tl.load(newest_ptr + row)
-    vacant = newest + 1 - gap
-    if GIVEN:
-        worth_ptr += row * worth_row_stride + tl.program_id(0) * worth_head_stride
-        protected = tl.load(protected_ptr + row)
-        losses = tl.load(losses_ptr + row)
-        start = tl.maximum(tl.minimum(protected, newest) - gap, 0)
-        end = tl.minimum(newest + 1 - gap, room)
-        last_key, last_slot = _FIRST, -1
-        for _ in range(tl.maximum(losses, 1)):
-            least = tl.full((BLOCK,), _LAST, tl.int64)
-            loser = tl.full((BLOCK,), 0, tl.int32) + slots
-            free = loser
-            for first in range(start, end, BLOCK):
-                slot = first + tl.arange(0, BLOCK)
-                inside = slot < end
-                rank = tl.load(ranks_ptr + slot, mask=inside, other=_FREE).to(tl.int64)
-                free = tl.where(inside & (rank == _FREE), tl.minimum(free, slot), free)
-                worth = tl.load(worth_ptr + slot, mask=inside, other=0.0)
-                key = _ordered(worth, rank)
-                may_go = (rank >= protected) & (rank <= newest - recent) & (losses > 0)
-                least, loser = _lower(key, slot, may_go, last_key, last_slot, least, loser)
-            lowest = tl.min(least)
-            leaves = tl.min(tl.where(least == lowest, loser, slots))
-            tl.store(positions_ptr + leaves, _FREE, mask=leaves < slots)
-            tl.store(ranks_ptr + leaves, _FREE, mask=leaves < slots)
-            vacant = tl.minimum(vacant, tl.minimum(tl.min(free), leaves))
-            last_key, last_slot = lowest, leaves
-    tl.store(vacant_ptr + pair, tl.maximum(tl.minimum(vacant, room - 1), 0))
-
-
-@triton.jit
-def _lower(key, slot, may_go, last_key, last_slot, least, loser):
-    """Each lane's lowest key so far of those that may go and come after the last, and its slot."""
-    may_go &= (key > last_key) | ((key == last_key) & (slot > last_slot))
-    lower = may_go & (key < least)
-    return tl.where(lower, key, least), tl.where(lower, slot, loser)
-
-
-@triton.jit
-def _ordered(worth, rank):
-    """Keys as in the reference; the bits of floats that are not negative need no turning."""
-    bits = worth.to(tl.int32, bitcast=True)
-    bits = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-    return (bits.to(tl.int64) << 32) - rank
-
-
-@triton.jit
-def _worth(
-    received, slot, rank, inside, old, position, chance, least_large, new_norm,
-    total_ptr, norm_ptr, range_ptr, last_ptr, pause_ptr, decay, threshold, JOB: tl.constexpr,
-):  # fmt: skip
-    """What a block of slots competes by, none of it negative; their states are brought up to date.
-
-    Slots that are not old begin, whatever they have held before.
-    """
-    if JOB == "recurrence":
-        now = position.to(tl.float32)
-        last = tl.where(old, tl.load(last_ptr + slot, mask=old, other=0.0), now)
-        attended = received > threshold
-        worth = tl.where(attended, now, last)
-        tl.store(last_ptr + slot, worth, mask=inside)
-        if pause_ptr is not None:
-            gap = tl.load(pause_ptr + slot, mask=old, other=0.0)
-            gap = tl.where(attended, tl.maximum(gap, now - last), gap)
-            tl.store(pause_ptr + slot, gap, mask=inside)
-            gap = tl.maximum(gap, 1.0)
-            worth = 2 / (1 + tl.exp((now - worth) / gap)) + 2 / (1 + tl.exp(1 / gap))
-        return worth
-    worth = received
-    if norm_ptr is not None:
-        worth *= tl.where(old, tl.load(norm_ptr + slot, mask=old, other=0.0), new_norm)
-    if total_ptr is not None:
-        sofar = decay * tl.load(total_ptr + slot, mask=old, other=0.0)
-        worth = tl.maximum(sofar, worth) if JOB == "peak" else sofar + worth
-        tl.store(total_ptr + slot, worth, mask=inside)
-    if JOB == "value range":
-        spread = tl.load(range_ptr + slot, mask=inside, other=0.0)
-        uniform = (_drawn(rank, chance).to(tl.float32) + 0.5) * 2.0**-24
-        is_large = spread.to(tl.int32, bitcast=True) >= least_large
-        worth = tl.where(is_large, spread * 2.0**100, worth / -tl.log(uniform))
-    return worth
-
-
-@triton.jit
-def _least_large(
-    range_ptr, ranks_ptr, start, end, protected, last_to_go, large, BLOCK: tl.constexpr
-):
-    """Bits of the least range among the large, so many as are their share of those that may go.
-
-    Found bit by bit: there is no room to sort, and nothing depends on how the slots lie.
-    """
-    may_go = _reaching(range_ptr, ranks_ptr, start, end, protected, last_to_go, 0, BLOCK)
-    wanted = (large * may_go.to(tl.float32)).to(tl.int32)
-    least = wanted * 0
-    for bit in range(30, -1, -1):
-        tried = least | (1 << bit)
-        reaching = _reaching(range_ptr, ranks_ptr, start, end, protected, last_to_go, tried, BLOCK)
-        least = tl.where(reaching >= wanted, tried, least)
-    return least
-
-
-@triton.jit
-def _reaching(range_ptr, ranks_ptr, start, end, protected, last_to_go, bits, BLOCK: tl.constexpr):
-    """How many of those that may go have a range of at least these bits."""
-    reaching = tl.full((BLOCK,), 0, tl.int32)
-    for first in range(start, end, BLOCK):
-        slot = first + tl.arange(0, BLOCK)
-        rank = tl.load(ranks_ptr + slot, mask=slot < end, other=_FREE)
-        own = tl.load(range_ptr + slot, mask=slot < end, other=0.0).to(tl.int32, bitcast=True)
-        reaching += ((rank >= protected) & (rank <= last_to_go) & (own >= bits)).to(tl.int32)
-    return tl.sum(reaching)
-
-
-@triton.jit
-def _drawn(rank, chance):
-    """24 bits, of which the same rank and chance draw the same."""
-    return mixed(mixed(rank) + chance) >> 8
-
-
-@triton.jit
-def _received(
-    logits_ptr, slots, slot, inside, maximum, total, g,
-    GROUP: tl.constexpr, MEAN: tl.constexpr, SCORE_DTYPE: tl.constexpr,
-):  # fmt: skip
-    """Attention that a block of slots receives, reduced over the query group."""
-    mask = (g < GROUP)[:, None] & inside[None, :]
-    places = g[:, None] * slots + slot[None, :]
-    logits = tl.load(logits_ptr + places, mask=mask, other=float("-inf"))
-    probabilities = tl.exp2(logits - maximum[:, None]) / total[:, None]
-    probabilities = probabilities.to(SCORE_DTYPE).to(tl.float32)
-    if MEAN:
-        return (tl.sum(probabilities, axis=0) / GROUP).to(SCORE_DTYPE).to(tl.float32)
-    return tl.max(probabilities, axis=0)

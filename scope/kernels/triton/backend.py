@@ -4,10 +4,11 @@ import torch
 from torch import Tensor
 
 from scope.kernels import reference
-from scope.kernels.triton.attention import attend, attend_and_evict, evict, look
+from scope.kernels.triton.attention import attend, attend_and_evict, look
 from scope.kernels.triton.choice import bring, choose
 from scope.kernels.triton.column_sums import column_sums as column_sums_of_many_rows
 from scope.kernels.triton.cosines import cosine_sums
+from scope.kernels.triton.eviction import evict
 from scope.kernels.triton.filling import fill
 from scope.kernels.triton.last_queries import attention_sums, product_sums
 
