@@ -14,7 +14,7 @@ from scope.tasks.made import ARROW, MadeTask, Problem, named_value, numbered_lin
 from scope.tasks.task import Exam, Marks
 from scope.tasks.words import draw_names
 
-_QUESTION = re.compile(r"([0-9]{1,6})\. (.+): \? -> (.+): \?")
+_QUESTION = re.compile(r"([0-9]{1,6})\. (.+) -> (.+)")
 _ANSWER = re.compile(r".+: [0-9]{3}")
 
 
@@ -39,10 +39,10 @@ class Notes(MadeTask):
     name = "notes"
     instruction = (
         "Every name has a number, and the first line below tells the first ones. In a line such as "
-        "'9. fox: ? -> owl: ?' the name owl gets the number that fox has; where fox has 472, write "
-        "'9. fox: 472 -> owl: 472'. Write all numbered lines again, in their order, with numbers "
-        "in place of the question marks. A name never changes its number. Leave no line out and "
-        "write nothing else."
+        "'9. fox -> owl' the name owl gets the number that fox has. Write all numbered lines "
+        "again, in their order, with the number behind each name: where fox has 472, write "
+        "'9. fox: 472 -> owl: 472'. A name never changes its number. Leave no line out and write "
+        "nothing else."
     )
     sizes: ClassVar = {30: 100, 60: 200}
     worked = 10
@@ -60,7 +60,7 @@ class Notes(MadeTask):
         for line, (name, number) in enumerate(zip(names[count:], handed, strict=True), start=1):
             old = rng.choice(holders[number] or [start[number]])
             holders[number].append(name)
-            asked.append(f"{line}. {old}: ? -> {name}: ?")
+            asked.append(f"{line}. {old} -> {name}")
             written.append(f"{line}. {old}: {number} -> {name}: {number}")
             answers.append(f"{name}: {number}")
         told = ", ".join(f"{name}: {number}" for number, name in start.items())
