@@ -3,9 +3,9 @@
     python scripts/bench_sweep.py GRID.yaml --workers 1 2 4 --out results/runs/bench --slice 8 ...
 
 Further options are those of sweep.py. Each number of workers does the whole grid on a Ray cluster
-of this machine, in a folder of its own below --out, and then once more with nothing left to do,
-which is what starting takes. Efficiency is that of all seconds, and without starting. Ends with a
-line of JSON, and exit code 1 where two result files differ.
+of this machine, in a folder of its own below --out. Efficiency is that of all seconds, and of those
+from the beginning of the first unit to the end of the last, without what starting takes. Ends with
+a line of JSON, and exit code 1 where two result files differ.
 """
 
 import argparse
@@ -15,7 +15,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -31,35 +33,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, others = parser.parse_known_args(argv)
     if args.out.exists():
         parser.error(f"--out {args.out} is there already; what it holds would not be done again")
-    rows = []
+    print("workers  seconds  of them units  tokens/s  efficiency  of the units  files agree")
+    rows: list[dict[str, Any]] = []
+    first = args.out / str(args.workers[0])
     for count in args.workers:
         folder = args.out / str(count)
         command = [sys.executable, "sweep.py", str(args.grid.resolve()), "--ray", "auto"]
         command += ["--workers", str(count), "--results_dir", str(folder.resolve()), *others]
-        seconds, start = _seconds(command), _seconds(command)
-        tokens = sum(
-            json.loads(file.read_text())["metrics"]["generated_tokens"]
-            for file in folder.rglob("run.json")
-        )
-        rows.append({"workers": count, "seconds": seconds, "start_s": start, "tokens": tokens})
-    first, whole = rows[0], _files(args.out / str(args.workers[0]))
-    print("workers  seconds  of them start  tokens/s  efficiency  without start  files agree")
-    for row in rows:
-        row["tokens_per_s"] = round(row["tokens"] / row["seconds"], 1)
-        share = first["workers"] / row["workers"]
-        row["efficiency"] = round(share * first["seconds"] / row["seconds"], 3)
-        work, own = first["seconds"] - first["start_s"], row["seconds"] - row["start_s"]
-        row["efficiency_without_start"] = round(share * work / own, 3)
-        row["files_agree"] = _files(args.out / str(row["workers"])) == whole
+        seconds = _seconds(command)
+        runs = [json.loads(file.read_text()) for file in folder.rglob("run.json")]
+        tokens, units = sum(run["metrics"]["generated_tokens"] for run in runs), _seconds_of(runs)
+        row = {"workers": count, "seconds": seconds, "units_s": units, "tokens": tokens}
+        rows.append(row)
+        share = rows[0]["workers"] / count
+        row["tokens_per_s"] = round(tokens / seconds, 1)
+        row["efficiency"] = round(share * rows[0]["seconds"] / seconds, 3)
+        row["efficiency_of_units"] = round(share * rows[0]["units_s"] / units, 3)
+        row["files_agree"] = _files(folder) == _files(first)
         print(
-            f"{row['workers']:7}  {row['seconds']:7.1f}  {row['start_s']:13.1f}  "
-            f"{row['tokens_per_s']:8}  {row['efficiency']:10.1%}  "
-            f"{row['efficiency_without_start']:13.1%}  {row['files_agree']}"
+            f"{count:7}  {seconds:7.1f}  {units:13.1f}  {row['tokens_per_s']:8}  "
+            f"{row['efficiency']:10.1%}  {row['efficiency_of_units']:12.1%}  {row['files_agree']}",
+            flush=True,
         )
     cuda = torch.cuda.is_available()
     device = torch.cuda.get_device_name() if cuda else platform.machine()
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    print(json.dumps({"device": device, "versions": versions, "files": len(whole), "rows": rows}))
+    print(
+        json.dumps(
+            {"device": device, "versions": versions, "files": len(_files(first)), "rows": rows}
+        )
+    )
     return 0 if all(row["files_agree"] for row in rows) else 1
 
 
@@ -67,6 +70,14 @@ def _seconds(command: list[str]) -> float:
     started = time.perf_counter()
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     return round(time.perf_counter() - started, 2)
+
+
+def _seconds_of(runs: Sequence[dict[str, Any]]) -> float:
+    """From the beginning of the first unit to the end of the last, to a second."""
+    starts = [start for run in runs for start in run["starts"]]
+    begun = [datetime.fromisoformat(start["when"]).timestamp() for start in starts]
+    ended = [at + start["seconds"] for at, start in zip(begun, starts, strict=True)]
+    return round(max(ended) - min(begun), 2)
 
 
 def _files(folder: Path) -> dict[str, bytes]:
