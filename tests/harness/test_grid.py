@@ -102,6 +102,23 @@ def test_published_grids(name: str, k: int, expected: set[str]) -> None:
     assert len({job.folder for job in jobs}) == len(jobs)
 
 
+def test_the_experiment_compares_with_chance_at_equal_bytes() -> None:
+    path = ROOT / "scripts/generated_tokens.yaml"
+    command = parse_command(["--config", str(path), "--model_path", "m", "--device", "cpu"])
+    jobs = [job for run in command.runs for job in jobs_of(run)]
+    assert len({job.folder for job in jobs}) == len(jobs)
+    data = {job.data_file for job in jobs}
+    assert {job.data_file for job in jobs if job.label == "ALLKV+None"} == data
+    sizes = [job.compression.options.get("decoding_window_size") for job in jobs]
+    pools = set(zip((job.data_file for job in jobs), sizes, strict=True))
+    random = {
+        (job.data_file, size)
+        for job, size in zip(jobs, sizes, strict=True)
+        if job.label == "ALLKV+slide (random)"
+    }
+    assert random == {pool for pool in pools if pool[1] is not None}
+
+
 def test_the_whole_grid_holds_every_published_table_in_both_fidelities() -> None:
     folder = ROOT / "scripts" / "scripts_longgenbench"
 
