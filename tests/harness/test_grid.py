@@ -1,5 +1,6 @@
 """Which runs a grid stands for."""
 
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +8,9 @@ import pytest
 
 from scope import ScopeError
 from scope.harness.command_line import parse_command
-from scope.harness.jobs import jobs_of
+from scope.harness.jobs import Job, jobs_of
+from scope.longgenbench.draw import draw
+from scope.registry import SCORES
 
 ROOT = Path(__file__).parents[2]
 TABLE_1 = {
@@ -102,21 +105,42 @@ def test_published_grids(name: str, k: int, expected: set[str]) -> None:
     assert len({job.folder for job in jobs}) == len(jobs)
 
 
-def test_the_experiment_compares_with_chance_at_equal_bytes() -> None:
-    path = ROOT / "scripts/generated_tokens.yaml"
-    command = parse_command(["--config", str(path), "--model_path", "m", "--device", "cpu"])
-    jobs = [job for run in command.runs for job in jobs_of(run)]
+@pytest.fixture
+def experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+    """Where the data is that its file says how to draw."""
+    monkeypatch.chdir(tmp_path)
+    for task in ("ledger", "notes"):
+        draw(task, 40, seed=1, num_prompts=1, out=Path("data/tasks/seed1") / task)
+    return jobs_in("generated_tokens")
+
+
+def jobs_in(name: str) -> list[Job]:
+    options = ["--config", str(ROOT / f"scripts/{name}.yaml"), "--model_path", "m"]
+    runs = parse_command([*options, "--device", "cpu"]).runs
+    jobs = [job for run in runs for job in jobs_of(run)]
     assert len({job.folder for job in jobs}) == len(jobs)
-    data = {job.data_file for job in jobs}
-    assert {job.data_file for job in jobs if job.label == "ALLKV+None"} == data
-    sizes = [job.compression.options.get("decoding_window_size") for job in jobs]
-    pools = set(zip((job.data_file for job in jobs), sizes, strict=True))
-    random = {
-        (job.data_file, size)
-        for job, size in zip(jobs, sizes, strict=True)
-        if job.label == "ALLKV+slide (random)"
+    return jobs
+
+
+def test_every_score_of_generated_tokens_has_a_row_on_the_real_model(experiment: list[Job]) -> None:
+    jobs = experiment + jobs_in("relatives")
+    # A calibration is a file of the model's; fresh chance has its row from elsewhere.
+    assert set(SCORES) - {job.compression.decoding_score for job in jobs} == {
+        "triattention",
+        "fresh_random",
     }
-    assert random == {pool for pool in pools if pool[1] is not None}
+
+
+def test_the_experiment_compares_with_chance_at_equal_bytes(experiment: list[Job]) -> None:
+    pools: dict[object, set[str]] = defaultdict(set)
+    for job in experiment:
+        size = job.compression.options.get("decoding_window_size")
+        pools[job.data_file, size].add(job.label)
+    assert all(
+        ("ALLKV+None" if size is None else "ALLKV+slide (random)") in labels
+        for (_, size), labels in pools.items()
+    )
+    assert len(pools) == 8
 
 
 def test_the_whole_grid_holds_every_published_table_in_both_fidelities() -> None:
