@@ -1,13 +1,16 @@
 """LoCoCo's trained part: what a convolution makes of tokens that have no slot of their own."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import conv1d
 from transformers import PreTrainedConfig
@@ -68,18 +71,8 @@ class Heads:
         Raises:
             ScopeError: where there is no such file, or it holds something else.
         """
-        try:
-            tensors = load_file(path_of(name))
-            heads = cls(**{field.name: tensors[field.name] for field in fields(cls)})
-            layers, slots, _, _ = heads.weight.shape
-            if heads.bias.shape != (layers, slots) or heads.gate.shape != (layers,):
-                raise KeyError
-        except (OSError, SafetensorError, KeyError, ValueError):
-            raise ScopeError(
-                f"heads {name}: not a file of trained heads; make one with "
-                "python -m scripts.train_lococo"
-            ) from None
-        return heads
+        with _opened(name) as file:
+            return cls(**{field.name: file.get_tensor(field.name) for field in fields(cls)})
 
     def save(self, path: Path) -> None:
         """Write a file, in 16 bits."""
@@ -161,6 +154,27 @@ class Heads:
         return places, *mixed
 
 
+@contextmanager
+def _opened(name: str) -> Iterator[Any]:
+    """A file that holds heads, of whose numbers none is read.
+
+    Raises:
+        ScopeError: where there is no such file, or it holds something else.
+    """
+    try:
+        with safe_open(str(path_of(name)), framework="pt") as file:
+            weight, bias, gate = (file.get_slice(field.name).get_shape() for field in fields(Heads))
+            layers, slots, _, _ = weight
+            if bias != [layers, slots] or gate != [layers]:
+                raise KeyError
+            yield file
+    except (OSError, SafetensorError, KeyError, ValueError):
+        raise ScopeError(
+            f"heads {name}: not a file of trained heads; make one with "
+            "python -m scripts.train_lococo"
+        ) from None
+
+
 class Trained:
     """What methods with heads share: their file, read once for each device that asks.
 
@@ -180,7 +194,8 @@ class Trained:
         Raises:
             ScopeError: where they are not a file of heads, or those of another model.
         """
-        layers, _, channels, _ = Heads.load(self.heads).weight.shape
+        with _opened(self.heads) as file:  # asked at every start, and the numbers are many
+            layers, _, channels, _ = file.get_slice("weight").get_shape()
         own_layers, head_dim = config.num_hidden_layers, head_dim_of(config)
         if own_layers > layers or channels != 2 * head_dim:
             raise ScopeError(
