@@ -10,8 +10,8 @@ from scope.kernels.triton.plan import plan_of
 from scope.kernels.triton.spans import span, span_pointers
 
 _FREE = tl.constexpr(FREE)
-_FIRST = tl.constexpr(-(2**63))
-_LAST = tl.constexpr(2**63 - 1)
+FIRST = tl.constexpr(-(2**63))
+LAST = tl.constexpr(2**63 - 1)
 
 
 def evict(slots: SlotTensors, counts: StepCounts, worth: Tensor | None, recent: int) -> None:
@@ -73,9 +73,9 @@ def _evict(
         losses = tl.load(losses_ptr + row)
         start = tl.maximum(tl.minimum(protected, newest) - gap, 0)
         end = tl.minimum(newest + 1 - gap, room)
-        last_key, last_slot = _FIRST, -1
+        last_key, last_slot = FIRST, -1
         for _ in range(tl.maximum(losses, 1)):
-            least = tl.full((BLOCK,), _LAST, tl.int64)
+            least = tl.full((BLOCK,), LAST, tl.int64)
             loser = tl.full((BLOCK,), 0, tl.int32) + slots
             free = loser
             for first in range(start, end, BLOCK):
@@ -87,12 +87,8 @@ def _evict(
                 key = _ordered(worth, rank)
                 may_go = (rank >= protected) & (rank <= newest - recent) & (losses > 0)
                 least, loser = lower(key, slot, may_go, last_key, last_slot, least, loser)
-            lowest = tl.min(least)
-            leaves = tl.min(tl.where(least == lowest, loser, slots))
-            tl.store(positions_ptr + leaves, _FREE, mask=leaves < slots)
-            tl.store(ranks_ptr + leaves, _FREE, mask=leaves < slots)
-            vacant = tl.minimum(vacant, tl.minimum(tl.min(free), leaves))
-            last_key, last_slot = lowest, leaves
+            last_key, last_slot = freed(positions_ptr, ranks_ptr, least, loser, slots)
+            vacant = tl.minimum(vacant, tl.minimum(tl.min(free), last_slot))
     tl.store(vacant_ptr + pair, tl.maximum(tl.minimum(vacant, room - 1), 0))
 
 
@@ -102,6 +98,16 @@ def lower(key, slot, may_go, last_key, last_slot, least, loser):
     may_go &= (key > last_key) | ((key == last_key) & (slot > last_slot))
     lower = may_go & (key < least)
     return tl.where(lower, key, least), tl.where(lower, slot, loser)
+
+
+@triton.jit
+def freed(positions_ptr, ranks_ptr, least, loser, slots):
+    """Free the slot of the lowest of all lanes: its key, and where it is, ``slots`` for none."""
+    lowest = tl.min(least)
+    leaves = tl.min(tl.where(least == lowest, loser, slots))
+    tl.store(positions_ptr + leaves, _FREE, mask=leaves < slots)
+    tl.store(ranks_ptr + leaves, _FREE, mask=leaves < slots)
+    return lowest, leaves
 
 
 @triton.jit

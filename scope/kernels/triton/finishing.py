@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from scope.kernels.tensors import FREE, Ranking, Received, SlotTensors, StepCounts
-from scope.kernels.triton.eviction import lower
+from scope.kernels.triton.eviction import FIRST, LAST, freed, lower
 from scope.kernels.triton.plan import Plan
 from scope.kernels.triton.spans import span, span_pointers
 from scope.kernels.triton.worth import drawn, least_large_of, received_by, worth_of
@@ -22,8 +22,6 @@ TRITON_DTYPE = {
 # Kernels that may need what a token is worth more than once.
 OF_ATTENTION = ("current", "cumulative", "peak", "value range", "recurrence")
 _FREE = tl.constexpr(FREE)
-_FIRST = tl.constexpr(-(2**63))
-_LAST = tl.constexpr(2**63 - 1)
 
 
 @dataclass(frozen=True)
@@ -246,9 +244,9 @@ def _finish(
             # Losers leave in order, so whoever comes after the last one is still there. The first
             # round also looks for a free slot and adds to the scores. Each lane keeps the best of
             # its slots; they are compared once a round.
-            last_key, last_slot = _FIRST, -1
+            last_key, last_slot = FIRST, -1
             for loss in range(tl.maximum(losses, 1)):
-                least = tl.full((BLOCK,), _LAST, tl.int64)
+                least = tl.full((BLOCK,), LAST, tl.int64)
                 loser = tl.full((BLOCK,), 0, tl.int32) + slots
                 free = loser
                 for first in range(start, end, BLOCK):
@@ -281,13 +279,9 @@ def _finish(
                     may_go = (rank >= protected) & (rank <= last_to_go) & ~is_new
                     may_go &= losses > 0
                     least, loser = lower(key, slot, may_go, last_key, last_slot, least, loser)
-                lowest = tl.min(least)
-                leaves = tl.min(tl.where(least == lowest, loser, slots))
                 if worths_ptr is not None:
                     tl.debug_barrier()  # the next round reads the worths
-                tl.store(positions_ptr + leaves, _FREE, mask=leaves < slots)
-                tl.store(ranks_ptr + leaves, _FREE, mask=leaves < slots)
-                vacant = tl.minimum(vacant, tl.minimum(tl.min(free), leaves))
-                last_key, last_slot = lowest, leaves
+                last_key, last_slot = freed(positions_ptr, ranks_ptr, least, loser, slots)
+                vacant = tl.minimum(vacant, tl.minimum(tl.min(free), last_slot))
         # An idle row counts from 0, below its gap.
         tl.store(vacant_ptr + pair, tl.maximum(tl.minimum(vacant, room - 1), 0))
