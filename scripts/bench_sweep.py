@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--out {args.out} is there already; what it holds would not be done again")
     print("workers  seconds  of them units  tokens/s  efficiency  of the units  files agree")
     rows: list[dict[str, Any]] = []
-    first = args.out / str(args.workers[0])
+    files: dict[str, bytes] = {}  # of the first number of workers
     for count in args.workers:
         folder = args.out / str(count)
         command = [sys.executable, "sweep.py", str(args.grid.resolve()), "--ray", "auto"]
@@ -49,7 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         row["tokens_per_s"] = round(tokens / seconds, 1)
         row["efficiency"] = round(share * rows[0]["seconds"] / seconds, 3)
         row["efficiency_of_units"] = round(share * rows[0]["units_s"] / units, 3)
-        row["files_agree"] = _files(folder) == _files(first)
+        own = _files(folder)
+        files = files or own
+        row["files_agree"] = own == files
         print(
             f"{count:7}  {seconds:7.1f}  {units:13.1f}  {row['tokens_per_s']:8}  "
             f"{row['efficiency']:10.1%}  {row['efficiency_of_units']:12.1%}  {row['files_agree']}",
@@ -58,11 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cuda = torch.cuda.is_available()
     device = torch.cuda.get_device_name() if cuda else platform.machine()
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    print(
-        json.dumps(
-            {"device": device, "versions": versions, "files": len(_files(first)), "rows": rows}
-        )
-    )
+    print(json.dumps({"device": device, "versions": versions, "files": len(files), "rows": rows}))
     return 0 if all(row["files_agree"] for row in rows) else 1
 
 
