@@ -4,6 +4,7 @@ results.parquet in the folder that was named has a row for every text.
 
 python eval_gen.py --results_dir results/runs
 python eval_gen.py --results_dir results/runs --baseline full --report report
+python eval_gen.py --results_dir results/runs --baseline "ALLKV+slide (random)" --confidence 99.3
 """
 
 import argparse
@@ -14,9 +15,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from scope.errors import ScopeError
-from scope.evaluation.evaluate import evaluate, full_caches, read_baseline
+from scope.evaluation.baseline import Baseline, find_baseline, no_baseline
+from scope.evaluation.evaluate import evaluate
 from scope.evaluation.parquet import write_parquet
 from scope.evaluation.results import find_result_folders
+from scope.evaluation.statistics import CONFIDENCE
 from scope.evaluation.tables import print_table
 
 
@@ -26,12 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         folders = find_result_folders(arguments.results_dir)
         shown = tqdm(folders, desc="scoring", unit="folder", leave=False, disable=None)
-        if arguments.baseline is None:
-            evaluation = evaluate(shown)
-        elif arguments.baseline == "full":
-            evaluation = evaluate(shown, full_caches(folders))
-        else:
-            evaluation = evaluate(shown, read_baseline(Path(arguments.baseline)))
+        baseline: Baseline = no_baseline
+        if arguments.baseline is not None:
+            baseline = find_baseline(arguments.baseline, folders)
+        evaluation = evaluate(shown, baseline, arguments.confidence)
         if evaluation.rows:
             print_table(evaluation.rows)
             write_parquet(evaluation.rows, arguments.results_dir / "results.parquet")
@@ -60,13 +61,27 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--baseline",
-        help="a result folder over the same data, or `full` for the full cache among the results; "
-        "differences to it are paired by prompt",
+        help="a result folder over the same data, `full` for the full cache among the results, or "
+        "the name of a configuration among them; differences to it are paired by prompt",
+    )
+    parser.add_argument(
+        "--confidence",
+        type=_percent,
+        default=CONFIDENCE,
+        metavar="PERCENT",
+        help="of all intervals (default 95); of n comparisons, 100 - 5/n (Bonferroni)",
     )
     parser.add_argument(
         "--report", type=Path, metavar="OUT", help="writes OUT/report.md and OUT/report.html"
     )
     return parser
+
+
+def _percent(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 100:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 100")
+    return value
 
 
 if __name__ == "__main__":

@@ -1,38 +1,36 @@
 """From result folders to rows of figures, with everything that went wrong told beside them."""
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 from scope.errors import ScopeError
 from scope.evaluation import indexed
-from scope.evaluation.results import (
-    DatasetResult,
-    ResultFolder,
-    find_result_folders,
-    read_dataset,
-    write_results_csv,
+from scope.evaluation.baseline import Baseline, no_baseline
+from scope.evaluation.results import DatasetResult, ResultFolder, read_dataset, write_results_csv
+from scope.evaluation.statistics import (
+    CONFIDENCE,
+    Differences,
+    Estimate,
+    estimate,
+    paired_differences,
+    ratio,
 )
-from scope.evaluation.statistics import Estimate, estimate, paired_difference, ratio
-
-# What a result is compared with, if with anything.
-Baseline = Callable[[DatasetResult], DatasetResult | None]
 
 
 @dataclass(frozen=True)
 class Row:
     """One data set of one result folder.
 
-    ``accuracy`` is the indexed score with its interval; ``difference`` is that score minus the
-    baseline's, None without a baseline for this data set.
+    ``accuracy`` is the indexed score with its interval, of ``confidence`` percent as all intervals
+    of the row; ``differences`` are None without a baseline for this data set.
     """
 
     result: DatasetResult
     score: indexed.Score
     accuracy: Estimate
-    difference: Estimate | None
+    differences: Differences | None
+    confidence: float
 
     @property
     def name(self) -> str:
@@ -52,6 +50,16 @@ class Row:
         count = self.result.run.count("metrics", metric)
         return None if count is None else count / 2**20
 
+    @property
+    def difference(self) -> Estimate | None:
+        """The indexed score minus the baseline's."""
+        return None if self.differences is None else self.differences.accuracy
+
+    @property
+    def right_of_answered_difference(self) -> Estimate | None:
+        """Right answers among those that can be read, minus the baseline's."""
+        return None if self.differences is None else self.differences.right_of_answered
+
     @cached_property
     def upstream(self) -> Estimate | None:
         """The upstream score with its interval."""
@@ -65,11 +73,10 @@ class Row:
     @cached_property
     def right_of_answered(self) -> Estimate | None:
         """Right answers among those that can be read."""
-        return ratio(self.score.right, self.score.read)
+        return ratio(self.score.right, self.score.read, self.confidence)
 
-    @staticmethod
-    def _estimate(accuracies: Sequence[float]) -> Estimate | None:
-        return estimate(accuracies) if accuracies else None
+    def _estimate(self, accuracies: Sequence[float]) -> Estimate | None:
+        return estimate(accuracies, self.confidence) if accuracies else None
 
     @cached_property
     def equal_tokens(self) -> Estimate | None:
@@ -77,7 +84,7 @@ class Row:
         prompts = self.result.run.table("metrics", "agreement", "by_prompt")
         if not prompts or len(prompts[0]) != 3:
             return None
-        return estimate([equal for _, equal, _ in prompts])
+        return self._estimate([equal for _, equal, _ in prompts])
 
     @property
     def equal_by_distance(self) -> list[tuple[float, float]]:
@@ -104,61 +111,19 @@ class Evaluation:
     rows: list[Row]
     errors: list[str]
     warnings: list[str]
-
-
-def read_baseline(path: Path) -> Baseline:
-    """The one result folder at ``path``, for every result on the same data set.
-
-    Raises:
-        ScopeError: no result folder there, several, or one that cannot be read.
-    """
-    folders = find_result_folders(path)
-    if len(folders) > 1:
-        raise ScopeError(f"--baseline {path} holds {len(folders)} result folders; name one of them")
-    found = {dataset: read_dataset(folders[0], dataset) for dataset in folders[0].files}
-    return lambda result: found.get(result.dataset)
-
-
-def full_caches(folders: Iterable[ResultFolder]) -> Baseline:
-    """The full cache among the folders, of the same model, data set and prompts as a result.
-
-    Where there is one of each fidelity, that of the result's own.
-
-    Raises:
-        ScopeError: there is none.
-    """
-    found = []
-    for folder in folders:
-        for dataset in folder.files:
-            with suppress(ScopeError):  # told when the folder is scored
-                result = read_dataset(folder, dataset)
-                if result.is_full_cache:
-                    found.append(result)
-    if not found:
-        raise ScopeError("--baseline full: no ALLKV+None is among the results; run it, or name one")
-
-    def matching(result: DatasetResult) -> DatasetResult | None:
-        asked = {record.task for record in result.records}
-        candidates = [
-            full
-            for full in found
-            if (full.dataset, full.model) == (result.dataset, result.model)
-            and not asked.isdisjoint(record.task for record in full.records)
-        ]
-        own = [full for full in candidates if full.is_upstream == result.is_upstream]
-        return next(iter(own or candidates), None)
-
-    return matching
+    confidence: float = CONFIDENCE  # of all intervals, in percent
 
 
 def evaluate(
-    folders: Iterable[ResultFolder], baseline: Baseline = lambda result: None
+    folders: Iterable[ResultFolder],
+    baseline: Baseline = no_baseline,
+    confidence: float = CONFIDENCE,
 ) -> Evaluation:
-    """Scores the folders and writes each one's results.csv.
+    """Scores the folders, with intervals of so many percent, and writes each one's results.csv.
 
     A data set with a broken or duplicate line is not scored, and has -1 in results.csv.
     """
-    evaluation = Evaluation([], [], [])
+    evaluation = Evaluation([], [], [], confidence)
     for folder in folders:
         rows = []
         for dataset in folder.files:
@@ -183,8 +148,10 @@ def _row(result: DatasetResult, baseline: DatasetResult | None, evaluation: Eval
             "start the run again to complete it"
         )
     score = indexed.score(result)
-    difference = _difference(result, baseline, evaluation)
-    return Row(result, score, estimate(score.accuracies), difference)
+    confidence = evaluation.confidence
+    accuracy = estimate(score.accuracies, confidence)
+    differences = _differences(result, baseline, evaluation)
+    return Row(result, score, accuracy, differences, confidence)
 
 
 def _write(folder: ResultFolder, rows: Iterable[Row], evaluation: Evaluation) -> None:
@@ -203,15 +170,15 @@ def _write(folder: ResultFolder, rows: Iterable[Row], evaluation: Evaluation) ->
         )
 
 
-def _difference(
+def _differences(
     result: DatasetResult, baseline: DatasetResult | None, evaluation: Evaluation
-) -> Estimate | None:
-    """The paired difference, or else None and a note why in ``evaluation``."""
+) -> Differences | None:
+    """The paired differences, or else None and a note why in ``evaluation``."""
     if baseline is None:
         return None
     ours, theirs = len(result.by_problem), len(baseline.by_problem)
     try:
-        difference = paired_difference(result, baseline)
+        differences = paired_differences(result, baseline, evaluation.confidence)
     except ScopeError as error:
         evaluation.errors.append(str(error))
         return None
@@ -220,4 +187,4 @@ def _difference(
             f"{result.path}: {ours} prompts, and {theirs} in the baseline; "
             "the difference is over those that both have"
         )
-    return difference
+    return differences

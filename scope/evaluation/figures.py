@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from operator import attrgetter
 from typing import Any
@@ -52,7 +52,7 @@ def accuracy_by_question(rows: Sequence[Row]) -> str:
                         linewidth=1.4,
                         **style_of(row.name),
                     )
-            axes.set_title(budget, fontsize=9)
+            axes.set_title(budget or ("no budget" if len(budgets) > 1 else ""), fontsize=9)
             axes.set_xlabel("question in the prompt")
             axes.set_ylim(0, 100)
             if axes.get_subplotspec().is_first_col():
@@ -94,6 +94,37 @@ def accuracy_by_memory(rows: Sequence[Row]) -> str | None:
         axes.set_xlabel("KV cache per sequence (MiB)")
         axes.set_ylabel("indexed accuracy (%)")
         _legend(figure)
+        return _svg(figure)
+
+
+def differences(panels: Mapping[str, Sequence[Row]]) -> str | None:
+    """Indexed accuracy minus the baseline's, a line for each row and a panel for each title.
+
+    None where nothing was compared.
+    """
+    compared = {
+        title: [row for row in rows if row.difference is not None] for title, rows in panels.items()
+    }
+    compared = {title: rows for title, rows in compared.items() if rows}
+    if not compared:
+        return None
+    sizes = [len(rows) for rows in compared.values()]
+    with mpl.rc_context(_LOOK):
+        height = 0.5 + 0.5 * len(sizes) + 0.19 * sum(sizes)
+        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+        drawn = figure.subplots(len(sizes), sharex=True, squeeze=False, height_ratios=sizes).flat
+        for axes, (title, rows) in zip(drawn, compared.items(), strict=True):
+            ordered = sorted(rows, key=lambda row: row.difference.mean)
+            for place, row in enumerate(ordered):
+                mean, interval = row.difference.mean, row.difference.interval
+                reach = [] if interval is None else [[mean - interval[0]], [interval[1] - mean]]
+                style = {**style_of(row.name), "linestyle": "none"}
+                axes.errorbar([mean], [place], xerr=reach or None, elinewidth=0.8, **style)
+            axes.axvline(0, color="black", linewidth=0.8)
+            axes.set_yticks(range(len(rows)), [_label(row, rows) for row in ordered], fontsize=8)
+            axes.set_ylim(-0.6, len(rows) - 0.4)
+            axes.set_title(_plain(title), fontsize=9, loc="left")
+        axes.set_xlabel("indexed accuracy minus the baseline's (points)")
         return _svg(figure)
 
 
@@ -166,12 +197,13 @@ def _plain(name: str) -> str:
 
 
 def _budget(row: Row, rows: Sequence[Row]) -> str:
-    """C and W, as far as the rows differ in them: ``C 2048, W 512``, ``W 512`` or nothing."""
+    """C and W, as far as it has them and the rows differ in them."""
     parts = []
-    if len({other.result.capacity for other in rows}) > 1:
-        parts.append(f"C {row.result.capacity}")
-    if len({other.result.window for other in rows}) > 1:
-        parts.append(f"W {row.result.window}")
+    capacity, window = row.result.capacity, row.result.window
+    if capacity is not None and len({other.result.capacity for other in rows}) > 1:
+        parts.append(f"C {capacity}")
+    if window is not None and len({other.result.window for other in rows}) > 1:
+        parts.append(f"W {window}")
     return ", ".join(parts)
 
 

@@ -25,8 +25,9 @@ _NOTES = (
     "that can be read with the i-th gold answer, as the published figures do. Indexed looks each "
     "answer up by its printed number. Lenient does the same, and takes an option letter or a "
     "number also where the asked-for phrase is missing.",
-    "In brackets: 95 % intervals from 10,000 bootstrap resamples of whole prompts; differences to "
-    "the baseline are paired by prompt. With few prompts the intervals are too narrow.",
+    "In brackets: {confidence:g} % intervals from 10,000 bootstrap resamples of whole prompts; "
+    "differences to the baseline are paired by prompt. With few prompts the intervals are too "
+    "narrow.",
     "Equal: tokens that the full cache would choose too, where each run is forced along the full "
     "cache's own text; KL: the mean divergence of the predictions there, in nats.",
     "Answered: questions with an answer that can be read by its number; right of answered: the "
@@ -45,7 +46,7 @@ class _Picture:
 
 @dataclass(frozen=True)
 class _Section:
-    """A table, and the pictures that go with it."""
+    """A table, if it has columns, and the pictures that go with it."""
 
     title: str
     columns: Sequence[Column]
@@ -58,6 +59,7 @@ def write_report(evaluation: Evaluation, out: Path) -> Path:
     Raises:
         ScopeError: ``out`` cannot be written.
     """
+    notes = [note.format(confidence=evaluation.confidence) for note in _NOTES]
     sections = list(_sections(evaluation.rows))
     problems = [*evaluation.errors, *evaluation.warnings]
     try:
@@ -65,15 +67,15 @@ def write_report(evaluation: Evaluation, out: Path) -> Path:
         for section in sections:
             for picture in section.pictures:
                 (out / "figures" / f"{picture.name}.svg").write_text(picture.svg, encoding="utf-8")
-        (out / "report.md").write_text(_markdown(sections, problems), encoding="utf-8")
-        (out / "report.html").write_text(_html(sections, problems), encoding="utf-8")
+        (out / "report.md").write_text(_markdown(notes, sections, problems), encoding="utf-8")
+        (out / "report.html").write_text(_html(notes, sections, problems), encoding="utf-8")
     except OSError as error:
         raise ScopeError(f"--report {out}: {error.strerror}; choose another folder") from None
     return out / "report.html"
 
 
 def _sections(rows: Sequence[Row]) -> Iterator[_Section]:
-    """The published layout first, then each data set on its own."""
+    """The published layout and all differences first, then each data set on its own."""
     for overview in overviews(rows):
         yield _Section(overview.title, overview.columns, [])
 
@@ -83,8 +85,20 @@ def _sections(rows: Sequence[Row]) -> Iterator[_Section]:
     def order(row: Row) -> tuple[str, int, int]:
         return row.name.lower(), row.result.capacity or 0, row.result.window or 0
 
-    for (dataset, questions, model), members in groupby(sorted(rows, key=group), key=group):
-        chosen = sorted(members, key=order)
+    by_data = {
+        key: sorted(members, key=order)
+        for key, members in groupby(sorted(rows, key=group), key=group)
+    }
+    differences = figures.differences(
+        {
+            f"{data}, {questions} questions a prompt\n{model}": chosen
+            for (data, questions, model), chosen in by_data.items()
+        }
+    )
+    if differences is not None:
+        caption = "Differences to the baseline, paired by prompt, with their intervals."
+        yield _Section("Differences", [], [_Picture("differences", caption, differences)])
+    for (dataset, questions, model), chosen in by_data.items():
         pictures = _pictures(_NOT_IN_LINKS.sub("_", f"{dataset}_{questions}_{model}"), chosen)
         title = f"{dataset}, {questions} questions a prompt, {model}"
         yield _Section(title, full_columns(chosen), pictures)
@@ -97,7 +111,7 @@ def _pictures(prefix: str, rows: Sequence[Row]) -> list[_Picture]:
             figures.accuracy_by_question(rows),
         ),
         "memory": (
-            "Indexed accuracy against the KV cache of one sequence, with 95 % intervals. "
+            "Indexed accuracy against the KV cache of one sequence, with its intervals. "
             "A method's line joins its budgets; the grey steps are the Pareto front.",
             figures.accuracy_by_memory(rows),
         ),
@@ -117,18 +131,19 @@ def _pictures(prefix: str, rows: Sequence[Row]) -> list[_Picture]:
     ]
 
 
-def _markdown(sections: Sequence[_Section], problems: Sequence[str]) -> str:
-    parts = [f"# {_TITLE}", *_NOTES]
+def _markdown(notes: Sequence[str], sections: Sequence[_Section], problems: Sequence[str]) -> str:
+    parts = [f"# {_TITLE}", *notes]
     if problems:
         parts.append("**Problems**\n\n" + "\n".join(f"- {_plain(problem)}" for problem in problems))
     for section in sections:
-        header = [column.title for column in section.columns]
-        rule = [":--" if column.is_text else "--:" for column in section.columns]
-        rows = zip(*(column.cells for column in section.columns), strict=True)
         parts.append(f"## {_plain(section.title)}")
-        parts.append(
-            "\n".join(f"| {' | '.join(map(_plain, row))} |" for row in [header, rule, *rows])
-        )
+        if section.columns:
+            header = [column.title for column in section.columns]
+            rule = [":--" if column.is_text else "--:" for column in section.columns]
+            rows = zip(*(column.cells for column in section.columns), strict=True)
+            parts.append(
+                "\n".join(f"| {' | '.join(map(_plain, row))} |" for row in [header, rule, *rows])
+            )
         parts += [f"![{p.name}](figures/{p.name}.svg)\n\n{p.caption}" for p in section.pictures]
     return "\n\n".join(parts) + "\n"
 
@@ -139,14 +154,15 @@ def _plain(text: str) -> str:
     return re.sub(r"([\\`|])", r"\\\1", line)
 
 
-def _html(sections: Sequence[_Section], problems: Sequence[str]) -> str:
-    parts = [f"<h1>{_TITLE}</h1>", *(f"<p>{escape(note)}</p>" for note in _NOTES)]
+def _html(notes: Sequence[str], sections: Sequence[_Section], problems: Sequence[str]) -> str:
+    parts = [f"<h1>{_TITLE}</h1>", *(f"<p>{escape(note)}</p>" for note in notes)]
     if problems:
         items = "".join(f"<li>{escape(problem)}</li>" for problem in problems)
         parts.append(f'<div class="problems"><strong>Problems</strong><ul>{items}</ul></div>')
     for section in sections:
         parts.append(f"<h2>{escape(section.title)}</h2>")
-        parts.append(_html_table(section.columns))
+        if section.columns:
+            parts.append(_html_table(section.columns))
         for picture in section.pictures:
             data = base64.b64encode(picture.svg.encode()).decode()
             parts.append(

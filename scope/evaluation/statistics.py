@@ -1,21 +1,23 @@
-"""95 % intervals: answers in one prompt depend on each other, so prompts are resampled whole."""
+"""Intervals: answers in one prompt depend on each other, so prompts are resampled whole."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from scope.errors import ScopeError
 from scope.evaluation.results import DatasetResult, Record
 from scope.tasks.task import Task
 
+CONFIDENCE = 95.0  # percent
 _RESAMPLES = 10_000
 _SEED = 42
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and its 95 % interval, in percent; the interval is None for a single prompt."""
+    """A mean and its interval, in percent; the interval is None for a single prompt."""
 
     mean: float
     interval: tuple[float, float] | None
@@ -26,7 +28,15 @@ class Estimate:
         return f"{self.mean:.2f} [{self.interval[0]:.1f}, {self.interval[1]:.1f}]"
 
 
-def estimate(values: Sequence[float]) -> Estimate:
+@dataclass(frozen=True)
+class Differences:
+    """A result minus its baseline; ``right_of_answered`` is None where either answered nothing."""
+
+    accuracy: Estimate
+    right_of_answered: Estimate | None
+
+
+def estimate(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
     """Mean of per-prompt shares (0..1) with a percentile bootstrap interval over the prompts."""
     percent = 100 * np.asarray(values, dtype=float)
     mean = float(percent.mean())
@@ -35,27 +45,50 @@ def estimate(values: Sequence[float]) -> Estimate:
     from scipy.stats import bootstrap
 
     interval = bootstrap(
-        (percent,), np.mean, n_resamples=_RESAMPLES, method="percentile", rng=_SEED
+        (percent,),
+        np.mean,
+        n_resamples=_RESAMPLES,
+        confidence_level=confidence / 100,
+        method="percentile",
+        rng=_SEED,
     ).confidence_interval
     return Estimate(mean, (float(interval.low), float(interval.high)))
 
 
-def ratio(parts: Sequence[float], wholes: Sequence[float]) -> Estimate | None:
+def ratio(
+    parts: Sequence[float], wholes: Sequence[float], confidence: float = CONFIDENCE
+) -> Estimate | None:
     """Sum of parts over sum of wholes, likewise; None where the wholes are nothing."""
-    if not sum(wholes):
+    return _of_sums(lambda sums: sums[0] / sums[1], [parts, wholes], confidence)
+
+
+def _of_sums(
+    statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    columns: Sequence[Sequence[float]],
+    confidence: float,
+) -> Estimate | None:
+    """A share of the sums of columns over prompts; None where it is undefined, as 0 / 0."""
+    values = np.array(columns, dtype=float)
+    prompts = values.shape[1]
+    drawn = np.random.default_rng(_SEED).integers(prompts, size=(_RESAMPLES, prompts))
+    with np.errstate(invalid="ignore"):
+        mean = 100 * float(statistic(values.sum(axis=1)))
+        shares = 100 * statistic(values[:, drawn].sum(axis=-1))
+    if np.isnan(mean):
         return None
-    pairs = np.array([parts, wholes], dtype=float)
-    mean = 100 * pairs[0].sum() / pairs[1].sum()
-    if len(parts) < 2:
-        return Estimate(float(mean), None)
-    drawn = np.random.default_rng(_SEED).integers(len(parts), size=(_RESAMPLES, len(parts)))
-    part, whole = pairs[:, drawn].sum(axis=-1)
-    low, high = np.percentile(100 * part[whole > 0] / whole[whole > 0], [2.5, 97.5])
-    return Estimate(float(mean), (float(low), float(high)))
+    if prompts < 2:
+        return Estimate(mean, None)
+    tail = (100 - confidence) / 2
+    low, high = np.nanpercentile(shares, [tail, 100 - tail])
+    return Estimate(mean, (float(low), float(high)))
 
 
-def paired_difference(result: DatasetResult, baseline: DatasetResult) -> Estimate:
-    """Indexed accuracy minus the baseline's, prompt by prompt, on the prompts that both have.
+def paired_differences(
+    result: DatasetResult, baseline: DatasetResult, confidence: float = CONFIDENCE
+) -> Differences:
+    """The indexed accuracy, and right answers among those that can be read, minus the baseline's.
+
+    Prompts are compared with themselves and resampled in pairs, those that both have.
 
     Raises:
         ScopeError: the two were not made from the same data file.
@@ -75,11 +108,23 @@ def paired_difference(result: DatasetResult, baseline: DatasetResult) -> Estimat
             f"{result.path}:{stranger.line}: these questions are not in the baseline "
             f"{baseline.path}; compare runs over the same data file"
         )
-    return estimate(
-        [problem_accuracy(result.task, a) - problem_accuracy(result.task, b) for a, b in pairs]
+    ours_of = np.array([_tally(result.task, texts) for texts, _ in pairs])
+    theirs_of = np.array([_tally(result.task, texts) for _, texts in pairs])
+    accuracy, right, read = ours_of.T
+    base_accuracy, base_right, base_read = theirs_of.T
+    return Differences(
+        estimate(accuracy - base_accuracy, confidence),
+        _of_sums(
+            lambda sums: sums[0] / sums[1] - sums[2] / sums[3],
+            [right, read, base_right, base_read],
+            confidence,
+        ),
     )
 
 
-def problem_accuracy(task: Task, texts: Sequence[Record]) -> float:
-    """Share of right answers, 0..1, in the texts that were drawn for one problem: pass@1."""
-    return float(np.mean([task.mark(text, text.pred).accuracy for text in texts]))
+def _tally(task: Task, texts: Sequence[Record]) -> tuple[float, float, float]:
+    """Of the texts that were drawn for one problem: accuracy (pass@1), right and read answers."""
+    marks = [task.mark(text, text.pred) for text in texts]
+    shares = [(mark.accuracy, sum(mark.correct), sum(mark.answered)) for mark in marks]
+    accuracy, right, read = np.mean(shares, axis=0)
+    return float(accuracy), float(right), float(read)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from scope.evaluation.evaluate import Row
+from scope.evaluation.statistics import Estimate
 
 EMPTY = "–"
 
@@ -68,7 +69,7 @@ def _scores(rows: Sequence[Row]) -> list[Column]:
         _column("upstream", rows, lambda row: str(row.upstream or EMPTY)),
         _column("indexed", rows, lambda row: str(row.accuracy)),
         _column("lenient", rows, lambda row: str(row.lenient or EMPTY)),
-        _column("vs baseline", rows, _signed),
+        _column("vs baseline", rows, lambda row: _signed(row.difference)),
         _column("equal %", rows, lambda row: str(row.equal_tokens or EMPTY)),
         _column("KL", rows, lambda row: _decimal(row.mean_kl, 3)),
     ]
@@ -78,6 +79,7 @@ def _answers(rows: Sequence[Row]) -> list[Column]:
     return [
         _column("answered %", rows, lambda row: _percent(row.score.answered)),
         _column("right of answered %", rows, lambda row: str(row.right_of_answered or EMPTY)),
+        _column("of answered vs baseline", rows, lambda r: _signed(r.right_of_answered_difference)),
         _column("length", rows, _length),
         _column("at limit %", rows, lambda row: _percent(row.score.at_the_limit)),
     ]
@@ -113,10 +115,10 @@ def _percent(share: float | None) -> str:
     return EMPTY if share is None else f"{100 * share:.1f}"
 
 
-def _signed(row: Row) -> str:
-    if row.difference is None:
+def _signed(difference: Estimate | None) -> str:
+    if difference is None:
         return EMPTY
-    text = str(row.difference)
+    text = str(difference)
     return text if text.startswith("-") else f"+{text}"
 
 

@@ -1,6 +1,7 @@
 """Result folders: found, read, compared, and nothing that looks wrong passed over."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import pytest
 import eval_gen
 from scope.errors import ScopeError
 from scope.evaluation import indexed
-from scope.evaluation.evaluate import evaluate, read_baseline
+from scope.evaluation.baseline import find_baseline
+from scope.evaluation.evaluate import evaluate
 from scope.evaluation.results import DatasetResult, find_result_folders, read_dataset
-from scope.evaluation.statistics import Estimate, estimate, paired_difference, ratio
+from scope.evaluation.statistics import Estimate, estimate, paired_differences, ratio
 
 PROMPT = "Examples: \nQuestion_1:\n1 + 1?\n\nAnswer_1:\n2\n\nFollowing Question: \nQuestion_2:\n..."
 
@@ -194,7 +196,7 @@ def test_the_order_of_lines_changes_nothing(write: Callable[..., Path]) -> None:
     figures = []
     for order in (range(6), (5, 4, 3, 2, 1, 0), (2, 0, 5, 1, 4, 3)):
         folders = find_result_folders(write([lines[i] for i in order]))
-        [row] = evaluate(folders, read_baseline(baseline)).rows
+        [row] = evaluate(folders, find_baseline(str(baseline), folders)).rows
         assert [r.index for r in row.result.records] == list(range(6))
         csv = (folders[0].path / "results.csv").read_bytes()
         figures.append((row.score, row.accuracy, row.difference, csv))
@@ -249,9 +251,87 @@ def test_paired_differences_are_narrower_than_the_scores(write: Callable[..., Pa
     base = write([record(i, 1 + i % 4) for i in range(12)], name="ALLKV+None")
     other = write([record(i, i % 4) for i in reversed(range(12))])
     ours, theirs = (read_dataset(find_result_folders(p)[0], "gsm8k") for p in (other, base))
-    difference = paired_difference(ours, theirs)
+    difference = paired_differences(ours, theirs).accuracy
     assert difference.mean == pytest.approx(-25)
     assert difference.interval == pytest.approx((-25, -25))
+
+
+def test_what_is_right_of_the_answered_is_paired_too(write: Callable[..., Path]) -> None:
+    """One run is silent where the other is wrong: less accurate, and of what it says more is."""
+
+    def said(row: int, answers: int) -> str:
+        return record(row, 2)["pred"].partition(f"Answer_{2 + answers}")[0]
+
+    base = write([record(i, 2) for i in range(8)], name="ALLKV+None")
+    other = write([record(i, 2, pred=said(i, 1 + i % 2)) for i in range(8)])
+    mute = write([record(i, 2, pred="") for i in range(8)], name="H2O+None")
+    theirs, ours, silent = (
+        read_dataset(find_result_folders(p)[0], "gsm8k") for p in (base, other, mute)
+    )
+    differences = paired_differences(ours, theirs)
+    assert differences.accuracy.mean == pytest.approx(-12.5)
+    assert differences.right_of_answered == Estimate(50, (50, 50))
+    assert paired_differences(silent, theirs).right_of_answered is None
+
+
+def test_intervals_of_another_confidence(
+    write: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write([record(i, i % 5) for i in range(20)])
+
+    def widths(*options: str) -> list[float]:
+        out = tmp_path / "report"
+        arguments = ["--results_dir", str(folder), "--report", str(out), *options]
+        assert eval_gen.main(arguments) == 0
+        assert (
+            f"In brackets: {(options or ('', '95'))[1]} % intervals"
+            in (out / "report.md").read_text()
+        )
+        found = re.findall(r"\[(.*?), (.*?)\]", capsys.readouterr().out)
+        return [float(high) - float(low) for low, high in found]
+
+    usual, wide = widths(), widths("--confidence", "99.3")
+    assert len(usual) == len(wide) == 4
+    assert all(b > a for a, b in zip(usual, wide, strict=True))
+    for odd in ("0", "100", "much"):
+        with pytest.raises(SystemExit, match="2"):
+            eval_gen.main(["--results_dir", str(folder), "--confidence", odd])
+
+
+def test_a_baseline_by_name_is_that_of_the_same_window(
+    write: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(label: str, right: int, window: int | None = None) -> None:
+        config = {"method": "ALLKV", "decoding_window_size": window}
+        lines = [record(i, right, index=i) for i in range(2)]
+        folder = write(lines, name=f"{label}_{window}", config=config, label=label)
+        folder.parent.rename(tmp_path / f"{label}_{window}")
+
+    run("ALLKV+None", 4)
+    run("ALLKV+slide (current)", 1, 512)
+    run("ALLKV+slide (current)", 1, 1024)
+    run("ALLKV+slide (random)", 2, 512)
+    run("ALLKV+slide (random)", 3, 1024)
+    folders = find_result_folders(tmp_path)
+
+    def minus(name: str) -> dict[tuple[str, int | None], float | None]:
+        rows = evaluate(folders, find_baseline(name, folders)).rows
+        return {
+            (row.name.partition("(")[2], row.result.window): row.difference and row.difference.mean
+            for row in rows
+        }
+
+    assert minus("ALLKV+slide (random)") == {
+        ("", None): None,  # the full cache could be compared with either
+        ("current)", 512): -25,
+        ("current)", 1024): -50,
+        ("random)", 512): 0,
+        ("random)", 1024): 0,
+    }
+    assert minus("ALLKV+None")["random)", 512] == -50
+    assert eval_gen.main(["--results_dir", str(tmp_path), "--baseline", "chance"]) == 2
+    error = capsys.readouterr().err
+    assert "--baseline chance is no folder and none of the results: ALLKV+None, ALLKV+sl" in error
 
 
 def test_another_data_file_than_the_baselines_is_refused(
@@ -269,9 +349,12 @@ def test_another_data_file_than_the_baselines_is_refused(
         return read_dataset(find_result_folders(folder)[0], "gsm8k")
 
     with pytest.raises(ScopeError, match="made from another data file"):
-        paired_difference(with_hash("A+None", "aaa"), with_hash("B+None", "bbb"))
+        paired_differences(with_hash("A+None", "aaa"), with_hash("B+None", "bbb"))
     for other in ("aaa", None):
-        assert paired_difference(with_hash("A+None", "aaa"), with_hash("B+None", other)).mean == 0
+        assert (
+            paired_differences(with_hash("A+None", "aaa"), with_hash("B+None", other)).accuracy.mean
+            == 0
+        )
 
 
 def test_a_difference_over_some_of_the_prompts_is_told(
@@ -322,10 +405,10 @@ def test_report_holds_every_row_picture_and_problem(
     html = (out / "report.html").read_text()
     figures = sorted(path.stem for path in (out / "figures").iterdir())
     names = ("agreement", "lengths", "memory", "questions")
-    assert figures == [f"gsm8k_4_tiny_{name}" for name in names]
+    assert figures == ["differences", *(f"gsm8k_4_tiny_{name}" for name in names)]
     for figure in figures:
         assert f"(figures/{figure}.svg)" in markdown
-    assert html.count("data:image/svg+xml;base64,") == 4
+    assert html.count("data:image/svg+xml;base64,") == 5
     assert 'src="http' not in html
     for text in (
         "H2O+slide",
