@@ -64,6 +64,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 2,
     },
 }
+_CPU_SHAPE = "tiny"  # the only one that is no real model's
 STEPS_TO_FIT = 4  # enough to see that a batch fits, recording a graph included
 _CAPTURE_STEPS = 3
 _TOLERANCE = 0.03
@@ -113,6 +114,11 @@ def check_model_arguments(parser: argparse.ArgumentParser, args: argparse.Namesp
         parser.error("give either --shape or --model_path")
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no GPU here; use --device cpu")
+    if args.device == "cpu" and args.shape not in (None, _CPU_SHAPE):
+        parser.error(
+            f"--shape {args.shape} takes a GPU, and --device is cpu; expected --shape {_CPU_SHAPE} "
+            "or a --model_path"
+        )
 
 
 def limit_memory(args: argparse.Namespace) -> None:

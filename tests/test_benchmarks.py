@@ -146,6 +146,7 @@ def test_a_full_cache_ends_where_the_output_does(bench: ModuleType, method: str)
             "--methods quest: expected COMPRESSOR+STRATEGY[+SCORE[-between]][,OPTION=VALUE...], or",
         ),
         (["--largest_batch"], "--largest_batch and --memory_gb are about a GPU's memory"),
+        (["--shape", "llama-3.1-8b"], "--shape llama-3.1-8b takes a GPU, and --device is cpu"),
         (["--batches", "1", "0"], "--batches 0: expected at least 1"),
         (["--memory_gb", "80"], "--largest_batch and --memory_gb are about a GPU's memory"),
     ],
@@ -184,7 +185,8 @@ def test_a_model_that_is_not_there(
 def test_a_method_that_is_none_ends_before_a_model_is_made(
     bench: ModuleType, monkeypatch: pytest.MonkeyPatch, method: str, message: str
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["", "--shape", "llama-3.1-8b", "--methods", method])
+    monkeypatch.setattr(sys, "argv", ["", "--shape", "tiny", "--methods", method])
+    monkeypatch.delattr(bench, "load_model")
     with pytest.raises(bench.ScopeError, match=message):
         bench.main()
 
