@@ -1,13 +1,17 @@
-"""How fast decoding is, how far from the hardware's limit, and how many rows fit.
+r"""How fast decoding is, how far from the hardware's limit, and how many rows fit.
 
     python scripts/bench_decode.py --shape llama-3.1-8b --batches 1 8 32 96
+    python scripts/bench_decode.py --shape llama-3.1-8b --kvpress_python kvpress-env/bin/python \
+        --methods kvpress-knorm H2O+slide transformers-dynamic transformers-static-compiled
     python scripts/bench_decode.py --shape llama-3.1-8b --largest_batch --memory_gb 80
     torchrun --nproc_per_node 2 scripts/bench_decode.py --shape llama-3.1-8b --tensor_parallel
 
-Prints a table, and as the last line the same as JSON. The floor of a step is the time that copying
-as many bytes takes as it must read: every weight but the embedding, and every cached key and value,
-once each; of a method that reads a part of its cache at most steps, what it reads on average.
-Weights of a named shape are random; the tokens mean nothing, the speed is the same.
+Prints a table, each row when it is measured, and as the last line the same as JSON. Methods run in
+the order given, kvpress' first; one that is named twice tells how far the machine drifts. The floor
+of a step is the time that copying as many bytes takes as it must read: every weight but the
+embedding, and every cached key and value, once each; of a method that reads a part of its cache at
+most steps, what it reads on average. Weights of a named shape are random; the tokens mean nothing,
+the speed is the same.
 
 The largest batch is one that lasts to the end of the output. SCOPE's slots are allocated with the
 first prompt, so a few steps tell; transformers' caches begin just short of their last token, and

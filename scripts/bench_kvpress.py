@@ -5,6 +5,11 @@ r"""kvpress in the decode benchmark: it needs an older transformers, so an envir
     python scripts/bench_decode.py --shape llama-3.1-8b --methods kvpress-knorm kvpress-snapkv \
         --kvpress_python kvpress-env/bin/python
 
+Without a network, ``pip install --no-index --no-deps --target FOLDER`` the wheels of kvpress,
+transformers, tokenizers, cachetools, datasets, dill, fire, multiprocess and termcolor; then
+``--kvpress_python "env PYTHONPATH=FOLDER python"`` finds the rest in the main environment, where
+huggingface_hub must be older than 2.0.
+
 Prints one JSON object per row. A DecodingPress lets the cache grow and every so many steps cuts it
 back to its target, here C + W tokens per layer and head: what SCOPE's methods hold at every step.
 It begins with that many, as if a press for prompts had been used before.
