@@ -10,12 +10,12 @@ from torch import Tensor
 from baselines.h2o import H2O
 from baselines.lococo_heads import RECALL, Trained, path_of
 from scope.errors import ScopeError
-from scope.kernels.tensors import by_worth_then_newest
+from scope.kernels.folding import folded
 from scope.methods.budget import Share, least, on_device
 from scope.methods.compressor import Compressor
 from scope.methods.fidelity import Fidelity
 from scope.methods.options import option
-from scope.methods.prompt import FREE, Entries, Prompt
+from scope.methods.prompt import Entries, Prompt
 from scope.methods.score import Score, Slots
 from scope.methods.strategy import NEVER, Counts, Occupancy, RecentWindow
 from scope.scores.cumulative import Cumulative
@@ -29,7 +29,7 @@ class LoCoCo(Trained, H2O):
 
     LoCoCo, arXiv 2406.05317. Of C tokens a head holds, C - M stay as they are: the last w (the
     published ``local_len``, there 0) and the heaviest. The M next heaviest are pivots, as many as
-    the heads were trained to merge into; `Heads.mix` says what becomes of them. A head with fewer
+    the heads were trained to merge into; `Mixer` says what becomes of them. A head with fewer
     than M slots beside its window takes the first channels. With g = 0 this is H2O.
 
     The prompt is one block after an empty memory, so all its queries rank it. Every KV head is
@@ -55,14 +55,14 @@ class LoCoCo(Trained, H2O):
         scores = prompt.heads.joined(self.score(prompt), len(prompt.keys))
         rest, pivots = split(scores, share, window, heads.slots)
         fewest = least(share) - window
-        places, keys, values = heads.fold(
-            prompt.layer,
+        places, keys, values = folded(
             prompt.keys,
             prompt.values,
             rest,
             pivots,
             order=torch.arange(prompt.length, device=rest.device).expand_as(rest),
             most=prompt.length - window - fewest + min(heads.slots, fewest),
+            mixer=heads.of(prompt.layer),
         )
         merged = replace(
             prompt,
@@ -108,21 +108,17 @@ class LoCoCoDecoding(Trained, RecentWindow):
 
     def rewrite(self, slots: Slots, leaving: Tensor) -> None:
         heads = self.heads_for(slots.keys)
-        may_go = (slots.ranks != FREE) & (slots.ranks <= slots.newest[:, None, None] - self.recent)
-        first, last = torch.iinfo(torch.int64).min, torch.iinfo(torch.int64).max
-        order = by_worth_then_newest(slots.state["total"], slots.ranks).masked_fill(~may_go, last)
         # A head's own lightest leave, but where heads share: what leaves is folded in any case.
-        order = order.masked_fill(leaving, first)
-        most = min(self.period + heads.slots, order.shape[-1])
-        lightest = order.topk(most, largest=False)
-        folds = leaving.any(dim=-1, keepdim=True)
-        rest = torch.zeros_like(leaving).scatter(2, lightest.indices, lightest.values != last)
-        rest &= folds
-        places, keys, values = heads.fold(
-            slots.layer, slots.keys, slots.values, rest, rest & ~leaving, slots.ranks, most
+        slots.backend.fold(
+            slots.keys,
+            slots.values,
+            slots.ranks,
+            slots.state["total"],
+            leaving,
+            slots.newest - self.recent,
+            self.period + heads.slots,
+            heads.of(slots.layer),
         )
-        slots.keys.scatter_(2, places, keys)
-        slots.values.scatter_(2, places, values)
 
 
 def split(scores: Tensor, share: Share, window: int, slots: int) -> tuple[Tensor, Tensor]:

@@ -12,10 +12,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn.functional import conv1d
 from transformers import PreTrainedConfig
 
 from scope.errors import ScopeError
+from scope.kernels.tensors import Mixer
 from scope.methods.rope import head_dim_of
 
 RECALL = "recall"  # names the heads that the recall model comes with
@@ -38,14 +38,7 @@ def path_of(name: str) -> Path:
 
 @dataclass(frozen=True)
 class Heads:
-    """One convolution a layer, shared by its heads, and how much of its answer is taken.
-
-    The kernel of layer n reads the keys and values of the tokens to be merged, in the order of
-    their positions, as one sequence with 2D channels, and has an output channel per merged slot:
-
-        A = softmax(relu(conv1d([K; V])))                    [M, P], over the P tokens
-        W = (1 - g) onehot(pivots) + g A                     [M, P], rows sum to 1
-        K' = W K,  V' = W V
+    """One `Mixer` a layer, shared by its heads.
 
     Attributes:
         weight: ``[N, M, 2D, kernel]``, an odd kernel.
@@ -87,71 +80,9 @@ class Heads:
         """The same on a device, in float32."""
         return Heads(*(getattr(self, field.name).float().to(device) for field in fields(self)))
 
-    def mix(
-        self, layer: int, keys: Tensor, values: Tensor, there: Tensor, pivots: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Replace pivots by mixtures of all that is there.
-
-        Args:
-            layer: whose convolution.
-            keys, values: ``[..., P, D]``, in the order of positions.
-            there: ``[..., P]`` bool, what is to be merged; the rest of a row is padding.
-            pivots: ``[..., P]`` bool, at most M a row: the j-th takes the j-th channel.
-
-        Returns:
-            Keys and values, the pivots' changed.
-        """
-        dtype = torch.promote_types(keys.dtype, torch.float32)
-        states = torch.cat([keys, values], dim=-1).to(dtype) * there[..., None]
-        weight, bias = self.weight[layer].to(dtype), self.bias[layer].to(dtype)
-        sequence = states.flatten(0, -3).transpose(1, 2)
-        answer = conv1d(sequence, weight, bias, padding=weight.shape[-1] // 2).relu()
-        answer = answer.view(*states.shape[:-2], *answer.shape[1:])
-        share = answer.masked_fill(~there[..., None, :], -torch.inf).softmax(dim=-1)
-        share = share.nan_to_num()  # of a row where nothing is to be merged
-        channel = (pivots.cumsum(dim=-1) - 1).clamp(0, self.slots - 1)
-        merged = (share @ states).gather(
-            -2, channel[..., None].expand(*channel.shape, states.shape[-1])
-        )
-        mixed = torch.lerp(states, merged, self.gate[layer].to(dtype))
-        new_keys, new_values = mixed.to(keys.dtype).chunk(2, dim=-1)
-        changed = pivots[..., None]
-        return new_keys.where(changed, keys), new_values.where(changed, values)
-
-    def fold(
-        self,
-        layer: int,
-        keys: Tensor,
-        values: Tensor,
-        rest: Tensor,
-        pivots: Tensor,
-        order: Tensor,
-        most: int,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """`mix` among tokens that lie scattered.
-
-        Args:
-            layer: whose convolution.
-            keys, values: ``[..., S, D]``.
-            rest: ``[..., S]`` bool, what is to be merged, pivots included.
-            pivots: ``[..., S]`` bool, at most M a row.
-            order: ``[..., S]`` integers, distinct among the rest, that grow with the position.
-            most: of the rest in any row.
-
-        Returns:
-            ``[..., most, D]`` places along S, to be scattered to, and keys and values there.
-        """
-        last = torch.iinfo(order.dtype).max
-        found = order.masked_fill(~rest, last).topk(most, dim=-1, largest=False)
-        places = found.indices[..., None].expand(*found.indices.shape, keys.shape[-1])
-        mixed = self.mix(
-            layer,
-            keys.gather(-2, places),
-            values.gather(-2, places),
-            found.values != last,
-            pivots.gather(-1, found.indices),
-        )
-        return places, *mixed
+    def of(self, layer: int) -> Mixer:
+        """Those of one layer."""
+        return Mixer(self.weight[layer], self.bias[layer], self.gate[layer])
 
 
 @contextmanager

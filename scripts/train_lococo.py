@@ -35,6 +35,7 @@ from baselines.lococo import split
 from baselines.lococo_heads import Heads
 from scope.errors import ScopeError
 from scope.harness.models import load_model, load_tokenizer
+from scope.kernels.folding import folded
 from scope.methods.rope import head_dim_of
 from scope.recall.task import RecallTask
 from scripts.checkpoint import load_checkpoint, save_checkpoint
@@ -193,7 +194,7 @@ def cut_down(
     rest, pivots = split(received, share, recipe.window, recipe.slots)
     order = torch.arange(length, device=keys.device).expand_as(rest)
     most = length - share + recipe.slots
-    places, *merged = heads.fold(layer, keys, values, rest, pivots, order, most)
+    places, *merged = folded(keys, values, rest, pivots, order, most, heads.of(layer))
     keys, values = keys.scatter(2, places, merged[0]), values.scatter(2, places, merged[1])
     kept = (rest & ~pivots).sort(dim=-1, stable=True).indices[..., :share]
     wide = kept[..., None].expand(-1, -1, -1, keys.shape[-1])

@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from baselines.lococo_heads import Heads
 from scope import Compression, ScopeError, patch
 from scope.generation.session import Session
+from scope.kernels import folding
 from tests.core.test_open_house import POOL, PROMPT, PROMPTS, STEPS, run
 from tests.core.tiny import tiny_heads, tiny_model
 from tests.examples.uneven import Uneven
@@ -63,20 +63,18 @@ def test_merging_changes_the_lightest_and_nothing_else(share_heads: bool) -> Non
 
 @pytest.mark.parametrize("share_heads", [False, True])
 def test_all_that_leaves_is_folded(share_heads: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    folded = []
+    counts = []
 
-    def fold(
-        heads: Heads, layer: int, keys: Any, values: Any, rest: Any, pivots: Any, *more: Any
-    ) -> Any:
-        folded.append((rest & ~pivots).sum(dim=-1))
-        return own(heads, layer, keys, values, rest, pivots, *more)
+    def counted(keys: Any, values: Any, rest: Any, pivots: Any, *more: Any) -> Any:
+        counts.append((rest & ~pivots).sum(dim=-1))
+        return own(keys, values, rest, pivots, *more)
 
-    own = Heads.fold
-    monkeypatch.setattr(Heads, "fold", fold)
+    own = folding.folded
+    monkeypatch.setattr(folding, "folded", counted)
     options = {"period": 4, "heads": tiny_heads(), "share_heads": share_heads}
     run(Compression("ALLKV", "lococo", **options, **POOL), PROMPTS)
-    assert len(folded) > 1
-    assert all((count == 4).all() for count in folded)
+    assert len(counts) > 1
+    assert all((count == 4).all() for count in counts)
 
 
 def test_a_head_that_drops_nothing_is_not_merged() -> None:

@@ -10,6 +10,7 @@ from scope.kernels.triton.column_sums import column_sums as column_sums_of_many_
 from scope.kernels.triton.cosines import cosine_sums
 from scope.kernels.triton.eviction import evict
 from scope.kernels.triton.filling import fill
+from scope.kernels.triton.folding import fold
 from scope.kernels.triton.last_queries import attention_sums, product_sums
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "cosine_sums",
     "evict",
     "fill",
+    "fold",
     "look",
     "product_sums",
 ]
