@@ -138,8 +138,9 @@ class RunConfig:
     )
     results_dir: Path = _option("where folders lie that have their default name", RUNS)
     compare_with: Path | None = _option(
-        "a full-cache result file: also measure how often the next token is the full cache's own "
-        "choice when forced along its text",
+        "a full-cache result file, or `full` for that of the same settings in the default folder: "
+        "also measure how often the next token is the full cache's own choice when forced along "
+        "its text",
         None,
     )
     options: Mapping[str, Any] = field(default_factory=dict)

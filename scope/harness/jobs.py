@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from scope.tasks.registry import TASKS, find_task, published_names
 from scope.tasks.task import Task
 
 _DEFAULT_K = 30
+_FULL = Path("full")  # for --compare_with
 
 # Longest prompts of the original, by a part of the model's name.
 _PUBLISHED_PROMPT_LIMITS = {
@@ -202,8 +203,27 @@ def _job(run: RunConfig, dataset: str) -> Job:
         truncate_prompts=_or(run.truncate_prompts, upstream),
         max_prompt_tokens=_or(run.max_prompt_tokens, _prompt_limit(model_name, upstream)),
         eos=run.eos or ("tokenizer" if upstream else "model"),
-        compare_with=run.compare_with,
+        compare_with=_compare_with(run, dataset),
     )
+
+
+def _compare_with(run: RunConfig, dataset: str) -> Path | None:
+    """The file itself, or that of the full cache with the same settings; its own is None."""
+    if run.compare_with != _FULL:
+        return run.compare_with
+    full = replace(
+        run,
+        method="ALLKV",
+        decoding_metric="None",
+        budget=None,
+        decoding_score=None,
+        compare_with=None,
+        options={},
+        fidelity_overrides={},
+    )
+    if run.compression.settings() == full.compression.settings():
+        return None
+    return _job(full, dataset).result_file
 
 
 def _sampling(run: RunConfig) -> dict[str, float]:

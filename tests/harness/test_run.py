@@ -227,6 +227,36 @@ def test_closeness_to_the_full_cache(run: Run) -> None:
     assert firsts == (1, *(last + 1 for last in lasts[:-1]))
 
 
+def test_a_grid_is_compared_with_its_own_full_cache(
+    model_folder: Path, data_file: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "runs.yaml"
+    config.write_text(
+        f"""
+        model_path: {model_folder}
+        data_file: {data_file}
+        results_dir: {tmp_path / "runs"}
+        max_new_tokens: 20
+        max_num_examples: 2
+        device: cpu
+        compare_with: full
+        decoding_window_size: 8
+        decoding_recent_size: 4
+        runs:
+          - {{method: ALLKV, decoding_metric: None}}
+          - {{method: ALLKV, decoding_metric: slide}}
+        """
+    )
+    assert main(["--config", str(config)]) == 0
+    full, slide = (
+        json.loads(path.read_text()) for path in sorted((tmp_path / "runs").rglob("run.json"))
+    )
+    assert "agreement" not in full["metrics"]
+    compared = slide["metrics"]["agreement"]
+    assert compared["equal_tokens"] < 1
+    assert Path(compared["compared_with"]).parents[2].name.startswith("ALLKV+None_data_file")
+
+
 def test_runs_of_a_yaml_file(
     model_folder: Path, data_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
