@@ -16,3 +16,4 @@ class ALLKV(Compressor):
     about: ClassVar[str] = "everything"
     budget: ClassVar[type[Budget]] = Whole
     takes_budget: ClassVar[bool] = False
+    headwise: ClassVar[bool] = True

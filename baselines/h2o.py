@@ -30,6 +30,7 @@ class H2O(ScoredCompressor):
     budget: ClassVar[type[Budget]] = Uniform
     own_choice: ClassVar[Part | None] = "layer"
     causal: ClassVar[bool] = True
+    headwise: ClassVar[bool] = True
 
     group_reduction: GroupReduction = option(
         "mean", "how the attention of the query heads of a KV head becomes one number"

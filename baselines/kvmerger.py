@@ -35,6 +35,7 @@ class KVMerger(H2O):
 
     name: ClassVar[str] = "KVMerger"
     about: ClassVar[str] = "runs of similar keys as one entry, Gaussian weights around the heaviest"
+    headwise: ClassVar[bool] = True
     own_choice: ClassVar[Part | None] = "head"
 
     least_similarity: float = option(0.75, "eps, cosine of neighbouring keys above which they join")

@@ -27,6 +27,7 @@ class SnapKV(ScoredCompressor):
     about: ClassVar[str] = "what the last w queries attend to, pooled over neighbours"
     budget: ClassVar[type[Budget]] = Uniform
     published_delta: ClassVar[int | None] = 15
+    headwise: ClassVar[bool] = True
     own_choice: ClassVar[Part | None] = "layer"
 
     kernel_size: int = option(7, "pooling width of the prompt's scores, odd")

@@ -32,6 +32,7 @@ class StreamingLLM(Compressor):
     name: ClassVar[str] = "StreamingLLM"
     about: ClassVar[str] = "the first 4 tokens and the last C − 4"
     budget: ClassVar[type[Budget]] = Uniform
+    headwise: ClassVar[bool] = True
 
     @classmethod
     def under(cls, fidelity: Fidelity) -> type[Compressor]:

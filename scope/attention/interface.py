@@ -118,50 +118,41 @@ def attend(
         )
     _under_way.set(None)  # from here on the module's configuration tells the truth
     _check(module, call, keys, values, attention_mask, kwargs)
-    if call.cache.prefilling:
-        states = queries, keys, values
-        return attend_prompt(module, call.cache, call.hidden, *states, attention_mask, **kwargs)
-    output = call.cache.attend(module.layer_idx, queries, keys, values, *_sight(queries, kwargs))
-    return output.transpose(1, 2), None
+    cache, number, sight = call.cache, module.layer_idx, sight_of(queries, kwargs)
+    if not cache.prefilling:
+        return cache.attend(number, queries, keys, values, *sight).transpose(1, 2), None
+    keys, values = cache.prompt_states(number, keys, values)
+    states = queries, keys, values
+    output, weights, log_sum_exp = attend_to_prompt(module, *states, attention_mask, **kwargs)
+    cache.store_prompt(number, *states, *sight, call.hidden, log_sum_exp)
+    return output, weights
 
 
-def attend_prompt(
+def attend_to_prompt(
     module: Any,
-    cache: SlotCache,
-    hidden: Tensor,
     queries: Tensor,
     keys: Tensor,
     values: Tensor,
     attention_mask: Tensor | None,
     **kwargs: Any,
-) -> tuple[Tensor, Tensor | None]:
-    """Attention of admitted prompts, which are compressed into the cache after it.
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Attention of prompts to themselves, by the model's own implementation.
 
-    It is the model's own implementation over full keys and values, so prompt logits are exact;
-    where that is torch's flash attention, it also tells what its rows sum up to.
-
-    Args:
-        module: the attention module.
-        cache: it must have begun the prompts' forward.
-        hidden: ``[b, L, hidden]``, what the module reads.
-        queries: as of `attend`, and so are the others and what it gives.
+    It is over full keys and values, so prompt logits are exact. The arguments are those of
+    `attend`, and so is what it gives, and beside that, where the implementation is torch's flash
+    attention, ``[b, H_q, L]`` float32: the logarithm of what its rows sum up to.
     """
-    keys, values = cache.prompt_states(module.layer_idx, keys, values)
-    name, weights, log_sum_exp = module.config._attn_implementation, None, None
-    scaling, sliding_window = _sight(queries, kwargs)
+    name = module.config._attn_implementation
     if tells_log_sum_exp(name, queries, attention_mask, kwargs):
+        scaling, _ = sight_of(queries, kwargs)
         output, log_sum_exp = causal_attention(queries, keys, values, scaling)
-    else:
-        own: Any = eager_attention(module)
-        implementation = ALL_ATTENTION_FUNCTIONS.get_interface(name, own)
-        output, weights = implementation(module, queries, keys, values, attention_mask, **kwargs)
-    cache.store_prompt(
-        module.layer_idx, queries, keys, values, scaling, sliding_window, hidden, log_sum_exp
-    )
-    return output, weights
+        return output, None, log_sum_exp
+    own: Any = eager_attention(module)
+    implementation = ALL_ATTENTION_FUNCTIONS.get_interface(name, own)
+    return *implementation(module, queries, keys, values, attention_mask, **kwargs), None
 
 
-def _sight(queries: Tensor, given: dict[str, Any]) -> tuple[float, int | None]:
+def sight_of(queries: Tensor, given: dict[str, Any]) -> tuple[float, int | None]:
     """Factor on the query-key products, and how many tokens back a query may look."""
     scaling = given.get("scaling")
     scaling = queries.shape[-1] ** -0.5 if scaling is None else scaling

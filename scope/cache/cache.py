@@ -1,6 +1,7 @@
 """The cache that a model generates with: slots, and the counts that say which of them to free."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,6 +49,7 @@ class SlotCache(Cache):
             rewrite do: where some tokens leave. The host knows, so that either kind of step is a
             record of its own.
         schedule: how many tokens each layer and row holds.
+        draws: ``[b]`` int64, a 32-bit number that chance makes of each admitted prompt.
     """
 
     layers: list[SlotLayer]  # type: ignore[assignment]
@@ -55,6 +57,7 @@ class SlotCache(Cache):
     schedule: Schedule
     asks: bool
     backend: Backend | FusingBackend
+    draws: Tensor
 
     def __init__(
         self,
@@ -94,6 +97,7 @@ class SlotCache(Cache):
         self._admitted: list[int] = []
         self._padded_length = 0
         self._counts: Tensor | None = None
+        self._fill_layers: Callable[..., None] | None = None
 
     # --- one forward of the model -----------------------------------------------------------------
 
@@ -168,7 +172,7 @@ class SlotCache(Cache):
             self.schedule.admit(row, length)
         self._padded_length = num_tokens
         positions = (real.long().cumsum(dim=1) - 1).clamp(min=0)
-        self._draws = self._draw(positions, real, tokens)
+        self.draws = self._draw(positions, real, tokens)
         return positions
 
     def _read_mask(
@@ -333,18 +337,7 @@ class SlotCache(Cache):
         keys, values = self._cached_heads(keys, queries), self._cached_heads(values, queries)
         layer = self.layers[self._places[layer_idx]]
         if not layer.is_initialized:
-            rows = self.schedule.now.step.size
-            heads, query_heads = keys.shape[1], queries.shape[1]
-            before = self.layers[layer.index - 1] if layer.index else None
-            self.arena = self.plan.allocate(
-                layer, keys, rows, heads, query_heads, self.arena, before
-            )
-            self.backend = backend_for(keys)
-            if layer.offloaded and keys.is_cuda and not self.fused:
-                raise ScopeError(
-                    "offload: on a GPU it takes Triton, a float type of up to 32 bits and a head "
-                    "size of 16, 32, 64 or 128; leave it out"
-                )
+            self._allocate(layer, keys, queries.shape[1])
         last = layer.index == len(self.layers) - 1
         for i, row in enumerate(self._admitted):
             start = keys.shape[2] - int(self.schedule.prompt_lengths[row])
@@ -365,12 +358,96 @@ class SlotCache(Cache):
             if self.recipe.budget.observes:
                 self._waiting.setdefault(row, []).append(prompt)
                 if last:
-                    self._share_out(row, self._waiting.pop(row), self._draws[i])
+                    self._share_out(row, self._waiting.pop(row), self.draws[i])
             else:
                 share = int(self.schedule.kept[layer.index, row])
-                self._write(row, prompt, share, self._draws[i])
+                self._write(row, prompt, share, self.draws[i])
         if last:
             self._admitted = []
+
+    def make_room(self, keys: Tensor, query_heads: int) -> None:
+        """Allocate every layer, on one device, before the first of the prompts that are known.
+
+        Args:
+            keys: ``[1, H_kv, 0, D]`` in the dtype and on the device of those to come.
+            query_heads: H_q.
+        """
+        if not self.planned:
+            self._plan([])
+        like = self._cached_heads(keys, keys.new_empty(1, query_heads, 0, keys.shape[-1]))
+        for layer in self.layers:
+            if not layer.is_initialized:
+                self._allocate(layer, like, query_heads)
+
+    def _allocate(self, layer: SlotLayer, keys: Tensor, query_heads: int) -> None:
+        """Allocate a layer for cached keys ``[b, H, L, D]``, whatever their b and L."""
+        rows, heads = self.schedule.now.step.size, keys.shape[1]
+        before = self.layers[layer.index - 1] if layer.index else None
+        self.arena = self.plan.allocate(layer, keys, rows, heads, query_heads, self.arena, before)
+        self.backend = backend_for(keys)
+        if layer.offloaded and keys.is_cuda and not self.fused:
+            raise ScopeError(
+                "offload: on a GPU it takes Triton, a float type of up to 32 bits and a head "
+                "size of 16, 32, 64 or 128; leave it out"
+            )
+
+    def stores_together(self, length: int) -> bool:
+        """Whether `store_together` takes a prompt of so many tokens, once there is room."""
+        recipe, layers = self.recipe, self.layers
+        apart = recipe.budget.observes or recipe.heads.share_heads or recipe.sharing.sources
+        remembers = recipe.strategy.unified and recipe.score is not None
+        return (
+            recipe.compressor.headwise
+            and recipe.cached_heads == "kv"
+            and not (apart or remembers)
+            and len(set(recipe.budget.ceiling(length, len(layers)))) == 1
+            and all(layer.is_initialized and layer.is_plain for layer in layers)
+            and self.fused
+        )
+
+    @torch.no_grad()
+    def store_together(
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        scaling: float,
+        log_sum_exp: Tensor | None,
+        draw: Tensor,
+    ) -> None:
+        """Compress the admitted prompt of all layers, as if they were heads of one.
+
+        Args:
+            queries: ``[N, H_q, L, D]``, after RoPE; no query lies further back than any may look.
+            keys: ``[N, H, L, D]``; the same for values.
+            scaling: factor on the query-key products.
+            log_sum_exp: ``[N, H_q, L]`` of the attention's rows, where it has told it.
+            draw: int64 scalar, the prompt's of ``draws``, on the device.
+        """
+        (row,), (layers, heads) = self._admitted, keys.shape[:2]
+        prompt = Prompt(
+            queries=queries.flatten(0, 1),
+            keys=keys.flatten(0, 1),
+            values=values.flatten(0, 1),
+            hidden=keys.new_empty(0, 0),
+            layer=0,
+            scaling=scaling,
+            score_dtype=keys.dtype if self.recipe.score_dtype == "model" else torch.float32,
+            by_position=self.recipe.frozen_prefix == "prompt",
+            backend=self.backend,
+            log_sum_exp=None if log_sum_exp is None else log_sum_exp.flatten(0, 1),
+        )
+        entries = self._entries(prompt, int(self.schedule.kept[0, row]))
+        parts = entries.keys, entries.values, entries.positions
+        fill = self._fill_layers
+        if fill is None:
+            backend: Any = self.backend  # one that fuses
+            slots, draws = zip(*((layer.slots, layer.draw) for layer in self.layers), strict=True)
+            fill = self._fill_layers = backend.filler(slots, draws)
+        fill(row, *(part.unflatten(0, (layers, heads)) for part in parts), draw)
+        for layer, positions in zip(self.layers, entries.positions.chunk(layers), strict=True):
+            layer.start_over(row, positions, {})
+        self._admitted = []
 
     def _share_out(self, row: int, prompts: list[Prompt], draw: Tensor) -> None:
         """Compress one prompt in all layers, by a budget that has seen all of them."""

@@ -112,6 +112,12 @@ class SlotLayer(CacheLayerMixin):
         self.is_initialized = True
 
     @property
+    def is_plain(self) -> bool:
+        """Whether all that it holds lies in slots of its own, as it is."""
+        beside = self.key_scale, self.compact, self.latent, self.merged, self.working, self.spans
+        return not self.offloaded and all(part is None for part in beside)
+
+    @property
     def slot_bytes(self) -> int:
         """Bytes of keys and values in slots, free ones included."""
         return self.keys.nbytes + self.values.nbytes
@@ -180,9 +186,13 @@ class SlotLayer(CacheLayerMixin):
             remembered: ``[H, L]`` what the prompt's tokens start with, for states per slot.
         """
         positions = entries.positions
-        count = positions.shape[1]
         backend.fill(self.slots, row, entries.keys, entries.values, positions)
         self.draw[row] = draw
+        self.start_over(row, positions, remembered)
+
+    def start_over(self, row: int, positions: Tensor, remembered: Mapping[str, Tensor]) -> None:
+        """Set what is remembered of a row whose slots hold the tokens at ``[H, P]`` positions."""
+        count = positions.shape[1]
         for name, state in self.state.items():
             state[row] = self.initial.get(name, 0.0)
             if name in remembered:

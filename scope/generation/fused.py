@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from scope.attention.interface import attend_prompt
+from scope.attention.interface import attend_to_prompt
 from scope.attention.joined import are_joined, has_kernels, joined, model_obstacle
 from scope.attention.tensor_parallel import combined
 from scope.cache.cache import SlotCache
@@ -17,7 +17,7 @@ from scope.cache.cache import SlotCache
 _KERNELS = "it takes Triton, a float type of up to 32 bits and a head size of 16, 32, 64 or 128"
 
 # From an attention module, what it reads [n, hidden] and that projected to heads [n, H_q + 2 H, D],
-# or [n, H_q, D] of a layer without slots, to what it gives [n, H_q D], or of the last rows alone.
+# or [n, H_q, D] of a layer without slots, to what it gives [n, H_q D].
 _Attend = Callable[[Any, Tensor, Tensor], Tensor]
 
 
@@ -52,15 +52,22 @@ def longest_prompt(model: PreTrainedModel) -> int | None:
 
 
 def fused_prompt(
-    model: PreTrainedModel, cache: SlotCache, tokens: Tensor, positions: Tensor
+    model: PreTrainedModel,
+    cache: SlotCache,
+    tokens: Tensor,
+    positions: Tensor,
+    last: Tensor,
+    store: Callable[..., None],
 ) -> Tensor:
     """Read one prompt; the cache must have begun the forward.
 
     Args:
         model: one without `prompt_obstacle`.
-        cache: holds the prompt afterwards, compressed.
-        tokens: ``[L]``, up to `longest_prompt`.
+        cache: what it is for.
+        tokens: ``[L]``, up to `longest_prompt`; what comes after the last changes nothing.
         positions: ``[L]``.
+        last: ``[1]`` which token the next one follows.
+        store: as `SlotCache.store_prompt`, called for each layer.
 
     Returns:
         ``[vocabulary]`` logits of the first new token.
@@ -68,27 +75,21 @@ def fused_prompt(
     from scope.kernels.triton.rope import rotate_heads
 
     hidden, rotation = _embedded(model, tokens, positions)
-    last = len(model.model.layers) - 1
 
     def attend(attention: Any, normed: Tensor, states: Tensor) -> Tensor:
         queries, keys, values = _parts(attention, states)
         turned = states if queries is keys else states[:, : -values.shape[1]]
         rotate_heads(turned, *rotation)
-        output, _ = attend_prompt(
-            attention,
-            cache,
-            normed[None],
-            queries.transpose(0, 1)[None],
-            keys.transpose(0, 1)[None],
-            values.transpose(0, 1)[None],
-            attention_mask=None,
-            scaling=attention.scaling,
-            sliding_window=_sliding_window(attention),
+        queries, keys, values = (part.transpose(0, 1)[None] for part in (queries, keys, values))
+        number, scaling, window = attention.layer_idx, attention.scaling, _sliding_window(attention)
+        keys, values = cache.prompt_states(number, keys, values)
+        output, _, log_sum_exp = attend_to_prompt(
+            attention, queries, keys, values, None, scaling=scaling, sliding_window=window
         )
-        rows = output.flatten(2)[0]
-        return rows[-1:] if attention.layer_idx == last else rows  # the head reads one
+        store(number, queries, keys, values, scaling, window, normed[None], log_sum_exp)
+        return output[0].flatten(1)
 
-    return _logits(model, _through_layers(model, cache, hidden, attend))[0]
+    return _logits(model, _through_layers(model, cache, hidden, attend, last))[0]
 
 
 def fused_step(model: PreTrainedModel, cache: SlotCache, tokens: Tensor) -> Tensor:
@@ -124,9 +125,16 @@ def _embedded(
 
 
 def _through_layers(
-    model: PreTrainedModel, cache: SlotCache, hidden: Tensor, attend: _Attend
+    model: PreTrainedModel,
+    cache: SlotCache,
+    hidden: Tensor,
+    attend: _Attend,
+    wanted: Tensor | None = None,
 ) -> Tensor:
-    """What the head over the vocabulary reads; ``hidden`` ``[n, hidden]`` is changed in place."""
+    """What the head over the vocabulary reads, of the wanted rows.
+
+    The rows ``[n, hidden]`` that come in are changed in place.
+    """
     # Triton is there only where this runs.
     from scope.kernels.triton.linear import gated_linear
     from scope.kernels.triton.pointwise import add_and_norm
@@ -139,7 +147,8 @@ def _through_layers(
         attention, mlp = layer.self_attn, layer.mlp
         borrows = cache.borrows(attention.layer_idx)
         attended = attend(attention, normed, _heads(attention, normed, borrows))
-        hidden = hidden[-attended.shape[0] :]
+        if wanted is not None and layer is layers[-1]:
+            attended, hidden = attended[wanted], hidden[wanted]
         branch = _branch(attention.o_proj, attended)
         normed = add_and_norm(hidden, branch, *_gain(layer.post_attention_layernorm))
         del attended, branch  # of a long prompt they would add to the peak that comes now

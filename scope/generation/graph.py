@@ -17,16 +17,17 @@ class Graphed:
     the caller. What lies between input and result takes the same memory in all records.
 
     Args:
-        function: works on the GPU alone, on the same memory and shapes at every call, and never
-            waits for it.
+        function: works on the GPU alone, on the same memory and shapes at every call of a kind,
+            and never waits for it.
+        work: what it does, for who is warned.
 
     Attributes:
         seconds: of the host, in which calls were compiled and recorded.
     """
 
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        self._function = function
-        self._input: Tensor | None = None
+    def __init__(self, function: Callable[[Tensor], Tensor], work: str = "decoding") -> None:
+        self._function, self._work = function, work
+        self._inputs: dict[torch.Size, Tensor] = {}
         self._recorded: dict[Hashable, tuple[torch.cuda.CUDAGraph, Tensor] | None] = {}
         self._failed = False
         self.seconds = 0.0
@@ -35,18 +36,18 @@ class Graphed:
         """Call it; what it does besides may depend on the kind, which the host knows."""
         if self._failed:
             return self._function(tensor)
-        if self._input is None:
-            self._input = tensor.clone()
-        self._input.copy_(tensor)
+        if tensor.shape not in self._inputs:
+            self._inputs[tensor.shape] = tensor.clone()
+        own = self._inputs[tensor.shape].copy_(tensor)
         recorded = self._recorded.get(kind)
         if recorded is None:
             started = time.perf_counter()
             try:
                 if kind in self._recorded:
-                    recorded = self._record(self._input)
+                    recorded = self._record(own)
                 self._recorded[kind] = recorded
                 if recorded is None:
-                    return self._function(self._input)
+                    return self._function(own)
             finally:
                 self.seconds += time.perf_counter() - started
         graph, output = recorded
@@ -66,7 +67,7 @@ class Graphed:
             for cause in (error, error.__context__):
                 if isinstance(cause, torch.OutOfMemoryError):
                     raise cause from None
-            warnings.warn(f"decoding without a CUDA graph, much slower: {error}", stacklevel=2)
+            warnings.warn(f"{self._work} without a CUDA graph, much slower: {error}", stacklevel=2)
             self._failed = True
             return None
         return graph, output

@@ -13,13 +13,13 @@ from scope.attention.support import attention_modules
 from scope.cache.cache import SlotCache
 from scope.errors import ScopeError
 from scope.generation.fused import (
-    fused_prompt,
     fused_step,
     longest_prompt,
     obstacle,
     prompt_obstacle,
 )
 from scope.generation.graph import Graphed
+from scope.generation.reading import PromptReader, sent
 from scope.generation.work import Work
 from scope.methods.recipe import Configuration
 
@@ -67,16 +67,13 @@ class Session:
     @torch.inference_mode()
     def admit(self, row: int, index: int) -> Tensor:
         """Start a row over with a prompt: ``[vocabulary]`` logits of its first new token."""
-        prompt = self._sent(torch.tensor(self.prompts[index]))
-        length, device = len(prompt), prompt.device
+        prompt = self.prompts[index]
         self.cache.admit([row])
-        self.work.prompts.append(length)
-        if not self._reads_fused(length):
-            return self._forward(prompt[None])[0]
-        self._check_patch()
-        positions = self.cache.begin_forward(1, length, None, device, prompt[None])[0]
-        with torch.cuda.device_of(prompt):  # where Triton launches
-            return fused_prompt(self.model, self.cache, prompt, positions)
+        self.work.prompts.append(len(prompt))
+        if self._reads_fused(len(prompt)):
+            self._check_patch()
+            return self._reader(prompt)
+        return self._forward(torch.tensor([prompt]))[0]
 
     def release(self, row: int) -> None:
         """End a row; steps pass it by until another prompt is admitted to it."""
@@ -116,7 +113,7 @@ class Session:
     def _reads_fused(self, length: int) -> bool:
         if self.model.device.type != "cuda":
             return False
-        reason, longest = self._reading
+        reason, longest = self._obstacle_to_prompts
         if reason is None and longest is not None and length > longest:
             reason = f"those longer than its sliding window of {longest} take a mask"
         if reason is not None:
@@ -124,10 +121,14 @@ class Session:
         return reason is None
 
     @cached_property
-    def _reading(self) -> tuple[str | None, int | None]:
+    def _obstacle_to_prompts(self) -> tuple[str | None, int | None]:
         """Why the model's prompts are not read fused, and else the longest that are."""
         reason = prompt_obstacle(self.model)
         return reason, None if reason else longest_prompt(self.model)
+
+    @cached_property
+    def _reader(self) -> PromptReader:
+        return PromptReader(self.model, self.cache, max(map(len, self.prompts)))
 
     @cached_property
     def _patch(self) -> tuple[Any, Any]:
@@ -145,16 +146,9 @@ class Session:
 
     def _forward(self, tokens: Tensor) -> Tensor:
         output = self.model(
-            input_ids=self._sent(tokens),
+            input_ids=sent(tokens, self.model.device),
             past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=1,
         )
         return output.logits[:, -1]
-
-    def _sent(self, tokens: Tensor) -> Tensor:
-        """Tokens on the model's device."""
-        device = self.model.device
-        if device.type == "cuda" and not tokens.is_cuda:
-            tokens = tokens.pin_memory()  # or copying it would wait for all that came before
-        return tokens.to(device, non_blocking=True)

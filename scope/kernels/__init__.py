@@ -4,6 +4,7 @@ Kernels take tensors; they know no cache and no method. `backend_for` chooses on
 and plain torch, and nobody asks again.
 """
 
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Protocol, TypeGuard, cast, overload
 
@@ -229,6 +230,15 @@ class FusingBackend(Backend, Protocol):
         ranking: Ranking,
     ) -> Tensor:
         """`attend`, rank by what the kernel's name says, and `evict`: output ``[B, H_q, D]``."""
+
+    def filler(
+        self, slots: Sequence[SlotTensors], draws: Sequence[Tensor]
+    ) -> Callable[[int, Tensor, Tensor, Tensor, Tensor], None]:
+        """What does the work of `fill` for N layers at once, as long as they are where they are.
+
+        It takes the row, keys and values ``[N, H, P, D]``, positions ``[N, H, P]``, and the int64
+        scalar that it puts into the row's place of all draws ``[B]``.
+        """
 
 
 def fuses(backend: Backend | FusingBackend) -> TypeGuard[FusingBackend]:

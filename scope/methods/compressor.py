@@ -29,6 +29,8 @@ class Compressor:
         takes_budget: whether a user may choose another.
         published_delta: the delta that the published runner gives a strategy beside it, whatever T
             and W are; None for what they say.
+        headwise: whether every head chooses by its own states alone, so that the layers of a prompt
+            may be compressed at once, as if they were heads of one. A subclass says so anew.
         own_choice: what surely chooses its own tokens of a prompt that is cut: every head in any
             case, or every layer, in which heads agree with ``share_heads``. None if nothing does,
             or may: what needs equal choices is then refused by the first that differ.
@@ -39,7 +41,12 @@ class Compressor:
     budget: ClassVar[type[Budget]]
     takes_budget: ClassVar[bool] = True
     published_delta: ClassVar[int | None] = None
+    headwise: ClassVar[bool] = False
     own_choice: ClassVar[Part | None] = None
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.headwise = vars(cls).get("headwise", False)  # what it inherits may not be true of it
 
     @classmethod
     def under(cls, fidelity: Fidelity) -> type["Compressor"]:

@@ -9,7 +9,7 @@ from scope.kernels.triton.choice import bring, choose
 from scope.kernels.triton.column_sums import column_sums as column_sums_of_many_rows
 from scope.kernels.triton.cosines import cosine_sums
 from scope.kernels.triton.eviction import evict
-from scope.kernels.triton.filling import fill
+from scope.kernels.triton.filling import fill, filler
 from scope.kernels.triton.folding import fold
 from scope.kernels.triton.last_queries import attention_sums, product_sums
 
@@ -23,6 +23,7 @@ __all__ = [
     "cosine_sums",
     "evict",
     "fill",
+    "filler",
     "fold",
     "look",
     "product_sums",

@@ -1,0 +1,137 @@
+"""Prompts that are padded and compressed in all layers at once are held as one by one."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from scope import Compression, patch
+from scope.attention import joined as joined_module
+from scope.cache import cache as cache_module
+from scope.cache.cache import SlotCache
+from scope.generation import reading
+from scope.generation.reading import PromptReader
+from scope.generation.session import Session
+from scope.registry import COMPRESSORS
+from tests.core.tiny import backend, compression_of, random_tokens, tiny_model
+
+pytest.importorskip("triton", reason="the kernels need Triton")
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# Row 0 is taken again, by a shorter prompt; 128 needs no padding, and 20 are held whole.
+PROMPTS = [random_tokens(length, seed=length) for length in (90, 60, 128, 20)]
+ROWS = [0, 1, 2, 0]
+SIZES = (40, 8, 4, 2)
+HEADWISE = [name for name, compressor in COMPRESSORS.items() if compressor.headwise]
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Logits of the prompts, the cache after them, and lengths that were padded."""
+    if DEVICE == "cpu":  # a record is the function itself
+        monkeypatch.setattr(reading, "Graphed", lambda function, work: lambda x, kind: function(x))
+
+    def read(
+        compression: Compression, fused: bool, model_name: str = "gqa"
+    ) -> tuple[Tensor, SlotCache, list[int]]:
+        model = tiny_model(model_name, num_layers=2).to(DEVICE)
+        monkeypatch.setattr(joined_module, "has_kernels_for", lambda keys: fused)
+        monkeypatch.setattr(cache_module, "backend_for", lambda keys: backend(fused))
+        monkeypatch.setattr(Session, "_reads_fused", lambda session, length: fused)
+        padded, read_padded = [], PromptReader._read_padded
+
+        def counted(reader: PromptReader, prompt: Tensor) -> Tensor:
+            padded.append(len(prompt))
+            return read_padded(reader, prompt)
+
+        monkeypatch.setattr(PromptReader, "_read_padded", counted)
+        with patch(model):
+            session = Session(model, compression, PROMPTS, 8, batch_size=3)
+            logits = [session.admit(row, index) for index, row in enumerate(ROWS)]
+        monkeypatch.setattr(PromptReader, "_read_padded", read_padded)
+        return torch.stack(logits), session.cache, padded
+
+    return read
+
+
+def held(cache: SlotCache) -> list[Tensor]:
+    parts = []
+    for layer in cache.layers:
+        free = (layer.positions < 0)[..., None]
+        keys = layer.keys.masked_fill(free, 0.0)  # what was there before
+        whole = (keys, layer.values, layer.positions, layer.ranks, layer.vacant, layer.draw)
+        parts += [*whole, *layer.state.values()]
+    return parts
+
+
+@pytest.mark.parametrize(
+    ("compression", "model_name"),
+    [
+        *((compression_of(name, "slide", *SIZES), "gqa") for name in HEADWISE),
+        (compression_of("H2O", "slide", *SIZES, decoding_score="cumulative"), "qwen2"),
+        (compression_of("SnapKV", "adaptive", *SIZES, decoding_score="random"), "qwen3"),
+    ],
+    ids=lambda value: getattr(value, "label", value),
+)
+def test_all_layers_at_once(
+    compression: Compression, model_name: str, reads: Callable[..., Any]
+) -> None:
+    expected, theirs, none = reads(compression, False, model_name)
+    logits, cache, padded = reads(compression, True, model_name)
+    assert (padded, none) == ([90, 60, 128, 20], [])
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-4)
+    for ours, own in zip(held(cache), held(theirs), strict=True):
+        torch.testing.assert_close(ours, own, rtol=1e-4, atol=1e-4)
+    assert [layer.used for layer in cache.layers] == [layer.used for layer in theirs.layers]
+
+
+@pytest.mark.parametrize(
+    ("compression", "together"),
+    [
+        (compression_of("H2O", "slide", *SIZES), True),
+        (compression_of("LoCoCo", "slide", *SIZES), False),
+        (compression_of("SnapKV", "slide", *SIZES, budget="pyramid"), False),
+        (compression_of("ZigZagKV", "slide", *SIZES), False),
+        (compression_of("H2O", "h2o", *SIZES), False),
+        (compression_of("ALLKV", "refreshkv", *SIZES), False),
+        (compression_of("H2O", "slide", *SIZES, share_heads=True), False),
+        (compression_of("H2O", "slide", *SIZES, share_layers="1=0"), False),
+        (compression_of("H2O", "slide", *SIZES, decode_bits=8), False),
+        (compression_of("H2O", "slide", *SIZES, prompt_bits=4), False),
+        (compression_of("H2O", "slide", *SIZES, fidelity="upstream"), False),
+    ],
+    ids=lambda value: getattr(value, "label", value),
+)
+def test_which_layers_are_stored_together(
+    compression: Compression, together: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SlotCache, "fused", True)
+    with patch(tiny_model("gqa", num_layers=2)) as model:
+        session = Session(model, compression, PROMPTS, 8)
+        session.admit(0, 0)
+    assert session.cache.stores_together(90) == together
+
+
+def test_a_subclass_says_so_anew() -> None:
+    class Other(COMPRESSORS["H2O"]):  # type: ignore[misc]
+        pass
+
+    assert COMPRESSORS["H2O"].headwise
+    assert not Other.headwise
+
+
+def test_without_room_for_a_record(
+    reads: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: object) -> Tensor:
+        raise torch.OutOfMemoryError
+
+    compression = compression_of("ALLKV", "slide", *SIZES)
+    expected, theirs, _ = reads(compression, True)
+    monkeypatch.setattr(reading, "Graphed", lambda function, work: full)
+    logits, cache, padded = reads(compression, True)
+    assert padded == [90, 60, 128, 20]
+    assert torch.equal(logits, expected)
+    assert all(map(torch.equal, held(cache), held(theirs)))
