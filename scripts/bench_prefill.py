@@ -7,8 +7,9 @@ Prints a table, and as the last line the same as JSON. `transformers` is the sam
 again and again, as in a job, so that nothing is allocated; host_s of its seconds went by until all
 was launched. Operations are those of the model's own products: two per weight of a layer and token,
 and causal attention; the floor is the time that they take at the rate of one large product. After
-a method's name, `-own-layers` reads through the model's own layers, and `-two-passes` does not tell
-the method what the rows of attention sum up to.
+a method's name, `-own-layers` reads through the model's own layers, `-launched` launches those of
+decode steps one by one, where a short prompt would be a graph, and `-two-passes` does not tell the
+method what the rows of attention sum up to.
 """
 
 import argparse
@@ -32,12 +33,14 @@ from transformers import DynamicCache, PreTrainedModel
 
 from scope import Compression, ScopeError, patch
 from scope.attention import interface
+from scope.generation import reading
 from scope.generation.session import Session
 from scope.harness.floor import measured_rates
 
 PEER = "transformers"
-_TWO_PASSES, _OWN_LAYERS = "-two-passes", "-own-layers"
+_TWO_PASSES, _OWN_LAYERS, _LAUNCHED = "-two-passes", "-own-layers", "-launched"
 _REPEATS = 5
+_RECORDING = 2  # readings of a prompt until there is a graph of it
 
 # Given prompts, what reads one of them by its index.
 _Reader = Callable[[Sequence[list[int]]], AbstractContextManager[Callable[[int], object]]]
@@ -47,7 +50,7 @@ def main() -> None:
     args = _arguments()
     compressions = {
         method: Compression.from_shared(
-            method.removesuffix(_TWO_PASSES).removesuffix(_OWN_LAYERS),
+            method.removesuffix(_TWO_PASSES).removesuffix(_OWN_LAYERS).removesuffix(_LAUNCHED),
             None,
             max_capacity_prompt=args.max_capacity_prompt,
             window_size=args.window_size,
@@ -114,8 +117,11 @@ def _measure(
     prompt = torch.randint(model.config.vocab_size, (length,), generator=random).tolist()
     times, host_times = [], []
     # Kernels are not compiled for one length; twice C is enough for something to be compressed.
-    with reader([prompt, prompt[: 2 * args.max_capacity_prompt]]) as read:
-        read(1)
+    short = prompt[: 2 * args.max_capacity_prompt]
+    with reader([*[prompt] * (_RECORDING + _REPEATS), short]) as read:
+        read(-1)
+        for _ in range(_RECORDING):
+            read(0)
         if args.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         for _ in range(_REPEATS):
@@ -162,6 +168,8 @@ def _our_reader(
             switches.enter_context(mock.patch.object(interface, "tells_log_sum_exp", _no))
         if _OWN_LAYERS in method:
             switches.enter_context(mock.patch.object(Session, "_reads_fused", _no))
+        if _LAUNCHED in method:
+            switches.enter_context(mock.patch.object(reading, "_ROOM", 0))
         yield partial(Session(model, compression, prompts, 1, batch_size=1).admit, 0)
 
 

@@ -475,12 +475,6 @@ class SlotCache(Cache):
 
     def _write(self, row: int, prompt: Prompt, share: Share, draw: Tensor) -> None:
         entries = self._entries(prompt, share)
-        count = entries.positions.shape[1]
-        if count != most(share):
-            raise ScopeError(
-                f"the compressor {self.recipe.compressor.name} answers {count} entries a head "
-                f"for a share of {most(share)}; fill what is missing with FREE"
-            )
         if self.recipe.heads.share_heads and bool(
             (entries.positions != entries.positions[:1]).any()
         ):
@@ -507,7 +501,7 @@ class SlotCache(Cache):
             one.write_prompt(self.backend, row, rest, draw.to(one.draw.device), remembered)
         if layer.working is not None:
             worth = self.recipe.strategy.rank_prompt(prompt)
-            held, query = layer.slots.first(count), prompt.queries[:, -1]
+            held, query = layer.slots.first(most(share)), prompt.queries[:, -1]
             layer.working.begin(self.backend, row, held, worth, query)
 
     def _merge(
@@ -527,7 +521,14 @@ class SlotCache(Cache):
         in_order = prompt.by_position or length <= self.recipe.budget.nominal(length)
         if in_order and length <= least(share):
             return prompt.whole()
-        return self.recipe.compressor.compress(prompt, share)
+        entries = self.recipe.compressor.compress(prompt, share)
+        count = entries.positions.shape[1]
+        if count != most(share):
+            raise ScopeError(
+                f"the compressor {self.recipe.compressor.name} answers {count} entries a head "
+                f"for a share of {most(share)}; fill what is missing with FREE"
+            )
+        return entries
 
     @torch.no_grad()
     def attend(

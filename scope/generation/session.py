@@ -12,12 +12,7 @@ from transformers import PreTrainedModel
 from scope.attention.support import attention_modules
 from scope.cache.cache import SlotCache
 from scope.errors import ScopeError
-from scope.generation.fused import (
-    fused_step,
-    longest_prompt,
-    obstacle,
-    prompt_obstacle,
-)
+from scope.generation.fused import fused_step, longest_prompt, obstacle, prompt_obstacle
 from scope.generation.graph import Graphed
 from scope.generation.reading import PromptReader, sent
 from scope.generation.work import Work
@@ -128,7 +123,7 @@ class Session:
 
     @cached_property
     def _reader(self) -> PromptReader:
-        return PromptReader(self.model, self.cache, max(map(len, self.prompts)))
+        return PromptReader(self.model, self.cache, [len(prompt) for prompt in self.prompts])
 
     @cached_property
     def _patch(self) -> tuple[Any, Any]:

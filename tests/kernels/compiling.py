@@ -8,6 +8,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 from triton import JITFunction
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
@@ -18,7 +19,7 @@ from scope.cache import cache as cache_module
 from scope.generation.fused import fused_step
 from scope.generation.session import Session
 from scope.registry import SCORES
-from tests.core.tiny import backend, random_tokens, tiny_heads, tiny_model
+from tests.core.tiny import VOCABULARY, backend, random_tokens, tiny_heads, tiny_model
 
 _W = {"decoding_window_size": 8, "decoding_recent_size": 2}
 _C = {"max_capacity_prompt": 32, "window_size": 8}
@@ -51,6 +52,7 @@ SESSIONS = {
         Compression("ALLKV", "slide", **_W, pruned_channels=0.4),
         Compression("ALLKV", "slide", **_W, merged_layers=1.0, whole_recent=4),
     ],
+    "wide": [Compression(name, "slide", **_C, **_W) for name in ("H2O", "SnapKV", "KVMerger")],
 }
 
 
@@ -67,9 +69,22 @@ class _H100:
         return 0
 
 
-def run(compression: Compression) -> None:
+def wide_model() -> Qwen3ForCausalLM:
+    """Wide enough for the kernels of linear layers."""
+    config = Qwen3Config(
+        vocab_size=VOCABULARY,
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=64,
+    )
+    return Qwen3ForCausalLM(config).to(torch.bfloat16).eval()
+
+
+def run(model: PreTrainedModel, compression: Compression) -> None:
     """Go through a prompt and some steps on a CPU, where kernels are compiled instead of run."""
-    model = tiny_model("qwen2", num_layers=2, dtype=torch.bfloat16)
     with patch(model), torch.inference_mode():
         session = Session(model, compression, [random_tokens(60, seed=0)] * 2, 24)
         session.prefill()
@@ -96,9 +111,11 @@ def main(names: list[str]) -> None:
         mock.patch.object(Session, "_reads_fused", return_value=True),
     ):
         for name in names:
+            narrow = name != "wide"
+            model = tiny_model("qwen2", 0, 2, dtype=torch.bfloat16) if narrow else wide_model()
             for compression in SESSIONS[name]:
                 print(compression, flush=True)
-                run(compression)
+                run(model, compression)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("triton", reason="the kernels need Triton, which torch's CUDA builds bring")
 
 
-@pytest.mark.parametrize("sessions", ["scores", "seldom", "storage"])
+@pytest.mark.parametrize("sessions", ["scores", "seldom", "storage", "wide"])
 def test_kernels_compile(sessions: str) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(

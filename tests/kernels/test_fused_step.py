@@ -12,7 +12,6 @@ from scope import Compression, Fidelity, ScopeError, SlotCache, patch
 from scope.attention import joined as joined_module
 from scope.attention.joined import are_joined, joined
 from scope.cache import cache as cache_module
-from scope.generation import reading
 from scope.generation.fused import fused_step, longest_prompt, obstacle, prompt_obstacle
 from scope.generation.greedy import generate
 from scope.generation.session import Session
@@ -63,8 +62,6 @@ def test_logits(name: str, shared: str | None, monkeypatch: pytest.MonkeyPatch) 
     compression = compression_of("SnapKV", "slide", 40, 8, 4, 2, share_layers=shared)
     logits: dict[bool, list[torch.Tensor]] = {}
     held: dict[bool, list[torch.Tensor]] = {}
-    if not ON_GPU:  # a record is the function itself
-        monkeypatch.setattr(reading, "Graphed", lambda function, work: lambda x, kind: function(x))
     for fused in (False, True):
         reads = fused and longest_prompt(model) is None
         monkeypatch.setattr(joined_module, "has_kernels_for", lambda keys, on=fused: on)
