@@ -42,17 +42,18 @@ class Layer:
     last: Tensor
 
     def entries(self, row: int, head: int) -> list[Entry]:
-        own = (part[row, head] for part in (self.ranks, self.worth, self.keys, self.values))
-        found = [Entry(slot, *one) for slot, one in enumerate(zip(*own, strict=True))]
-        return [
-            Entry(one.slot, int(one.position), float(one.received), one.key, one.value)
-            for one in found
-            if 0 <= one.position <= self.last[row]
+        """What may be folded of a head; what leaves is lighter than all others."""
+        received = self.worth.masked_fill(self.leaving, -1.0)
+        own = (part[row, head] for part in (self.ranks, received, self.keys, self.values))
+        found = [
+            Entry(slot, int(rank), float(received), key, value)
+            for slot, (rank, received, key, value) in enumerate(zip(*own, strict=True))
         ]
+        return [entry for entry in found if 0 <= entry.position <= self.last[row]]
 
 
 def layer(slots: int, head_dim: int, period: int, dtype: torch.dtype) -> Layer:
-    """Slots in any order, some free, many of equal worth; the lightest leave."""
+    """Slots in any order, some free, many of equal worth; the lightest leave, or in one row any."""
     random = torch.Generator().manual_seed(slots)
     shape = BATCH, HEADS, slots
     keys, values = (
@@ -63,11 +64,10 @@ def layer(slots: int, head_dim: int, period: int, dtype: torch.dtype) -> Layer:
     worth = torch.randint(5, shape, generator=random) / 4
     last = ranks.amax(dim=(1, 2)) - RECENT
     made = Layer(keys, values, ranks, worth, torch.zeros(shape, dtype=torch.bool), last)
-    for row in (0, 2):
-        for head in range(HEADS):
-            lightest = sorted(made.entries(row, head), key=lambda e: (e.received, -e.position))
-            for entry in lightest[:period]:
-                made.leaving[row, head, entry.slot] = True
+    for head in range(HEADS):
+        lightest = sorted(made.entries(0, head), key=lambda e: (e.received, -e.position))
+        made.leaving[0, head, [entry.slot for entry in lightest[:period]]] = True
+        made.leaving[2, head, [entry.slot for entry in made.entries(2, head)[:period]]] = True
     return made
 
 
