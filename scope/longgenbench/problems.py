@@ -4,8 +4,8 @@
     python -m scope.longgenbench.problems aime25 --source aime25.jsonl
 
 They are read from the hub at one commit, or from a local ``.jsonl`` or ``.parquet`` file with
-``problem`` (or ``question``) and ``answer``. What is known of the data set, the number of rows and
-the beginning of a file's SHA-256, is compared, and a difference told: other copies are in use.
+``problem`` (or ``question``) and ``answer``. The number of rows and a local file's SHA-256 are
+compared with those of the hub's file, and a difference told: other copies are in use.
 """
 
 import argparse
@@ -75,10 +75,10 @@ def build(
     differences = []
     if len(data) != task.rows:
         differences.append(f"{len(data)} problems, and {dataset} has {task.rows}")
-    if source is not None and not origin["sha256"].startswith(task.sha256):
+    if source is not None and origin["sha256"] != task.sha256:
         differences.append(
-            f"{source} is another file than the one of SHA-256 {task.sha256}...; compare scores "
-            "only with runs over this one"
+            f"{source} is another file than the hub's, whose SHA-256 begins with "
+            f"{task.sha256[:8]}; compare scores only with runs over this one"
         )
     meta = {"dataset": dataset, "k": 1, "prompts": len(data), "source": dict(origin)}
     return write_data(out or Path("data/LongGenBench") / dataset, data, meta), differences

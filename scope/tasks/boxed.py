@@ -35,12 +35,12 @@ class BoxedTask(Task):
     Attributes:
         hub: where they are had.
         rows: how many there are.
-        sha256: how the hash of a known copy of the file begins; its rest is not on record.
+        sha256: of the file in that commit.
     """
 
     hub: ClassVar[Hub]
     rows: ClassVar[int]
-    sha256: ClassVar[str] = ""
+    sha256: ClassVar[str]
     instruction = (
         "Solve the following problem. Reason step by step, and write the final answer in \\boxed{}."
     )

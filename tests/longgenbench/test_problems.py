@@ -91,7 +91,7 @@ def test_a_local_file_is_built_and_differences_are_told(
     assert main(["aime25", "--source", str(source), "--out", str(tmp_path)]) == 0
     told = capsys.readouterr().err
     assert "warning: 2 problems, and aime25 has 30" in told
-    assert "own.jsonl is another file than the one of SHA-256 12467eb9..." in told
+    assert "own.jsonl is another file than the hub's, whose SHA-256 begins with b4e273c0" in told
     rows = [json.loads(line) for line in (tmp_path / "aime25_1.jsonl").read_text().splitlines()]
     assert rows[0] == {"prompt": "1 + 1?", "questions": ["1 + 1?"], "answers": ["2"]}
     assert json.loads((tmp_path / "aime25_1.meta.json").read_text())["source"]["files"] == (
