@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from scope.errors import ScopeError
 from scope.kernels.tensors import Kernel
 from scope.methods.options import option
 from scope.methods.prompt import Prompt
@@ -29,6 +30,12 @@ class LastAttended(AttentionScore):
     state: ClassVar[Mapping[str, Shape]] = {"last": ("H", "S")}
 
     attended_above: float = option(1e-4, "attention above which a token counts as attended to")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.attended_above < 1:
+            raise ScopeError(
+                f"attended_above is {self.attended_above}; it is a share, from 0 to below 1"
+            )
 
     def worth(self, slots: Slots) -> Tensor:
         now, last = slots.position[:, None, None].float(), slots.state["last"]

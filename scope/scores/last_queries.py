@@ -40,6 +40,14 @@ class LastQueries(AttentionScore):
         before = (slots.newest - self.last_queries)[:, None, None]
         return (slots.ranks != FREE) & (slots.ranks <= before)
 
+    def with_last(self, slots: Slots, worth: Tensor) -> Tensor:
+        """Worth of older tokens, none above w, and more for the last w, of which the newest stay.
+
+        Whole numbers of little more than w, which a mean over heads leaves as they are.
+        """
+        age = slots.newest[:, None, None] - slots.ranks
+        return worth.where(self.older(slots), 2.0 * self.last_queries + 1 - age)
+
     def received(self, slots: Slots, among: Tensor | None = None, largest: bool = False) -> Tensor:
         """Attention that every slot receives from the last w queries: ``[B, H, S]`` float32.
 

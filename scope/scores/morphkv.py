@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from scope.methods.options import option
@@ -27,4 +26,4 @@ class MorphKV(LastQueries):
 
     def worth(self, slots: Slots) -> Tensor:
         attention = self.received(slots, largest=self.fusion == "max")
-        return attention.masked_fill(~self.older(slots), torch.inf)
+        return self.with_last(slots, attention)

@@ -41,7 +41,7 @@ class RKV(LastQueries):
         attention = self.received(slots, among=older) / self.last_queries
         importance = in_order(slots, attention, max_of_seven)
         mixed = torch.lerp(-redundancy(slots), importance, self.attention_weight)
-        return mixed.masked_fill(~older, torch.inf)
+        return self.with_last(slots, mixed)
 
 
 def redundancy(slots: Slots) -> Tensor:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -33,7 +32,7 @@ class RPCScore(LastQueries):
         older = self.older(slots)
         generated = slots.ranks >= slots.protected[:, None, None]
         attention = self.received(slots, among=older & generated)
-        return in_order(slots, attention, _of_all_heads).masked_fill(~older, torch.inf)
+        return self.with_last(slots, in_order(slots, attention, _of_all_heads))
 
 
 def _of_all_heads(values: Tensor) -> Tensor:

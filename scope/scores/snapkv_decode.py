@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -28,7 +27,7 @@ class SnapKVDecode(LastQueries):
     def worth(self, slots: Slots) -> Tensor:
         older = self.older(slots)
         attention = self.received(slots) * older
-        return in_order(slots, attention, max_of_seven).masked_fill(~older, torch.inf)
+        return self.with_last(slots, in_order(slots, attention, max_of_seven))
 
 
 def max_of_seven(values: Tensor) -> Tensor:

@@ -20,10 +20,8 @@ class PeriodicReference(SlowReference):
         scores = getattr(self, f"_{self.score}")(layer_idx, head, entries)
         if self.score in ("expected", "triattention"):
             return scores
-        return {
-            e.position: scores.get(e.position, 0.0) if self._is_old(e.position) else inf
-            for e in entries
-        }
+        places = [e.position for e in entries]
+        return {p: scores.get(p, 0.0) if self._is_old(p) else 1e6 + p for p in places}
 
     def _snapkv_decode(self, layer: int, head: int, entries: list[Entry]) -> dict[int, float]:
         rows = self._attention(layer, head, entries)

@@ -96,6 +96,18 @@ def test_every_step_is_slide(score: str) -> None:
         assert all(map(torch.equal, ours, theirs))
 
 
+@pytest.mark.parametrize("score", ["snapkv_decode", "morphkv", "rkv", "rpc"])
+@pytest.mark.parametrize("share_heads", [False, True])
+def test_of_a_pool_smaller_than_w_the_newest_stay(score: str, share_heads: bool) -> None:
+    options = {**SCORES[score], "last_queries": 20, "share_heads": share_heads}
+    held = kept(Compression("ALLKV", "periodic", decoding_score=score, **POOL, **options))
+    length, step = len(PROMPTS[0]), 12  # 6 tokens stay after steps 9 and 12
+    for positions in held[step]:
+        for head in positions[0].tolist():
+            generated = sorted(p - length for p in head if p >= length)
+            assert generated == list(range(step - 6, step))
+
+
 def test_it_takes_as_many_slots_as_it_says() -> None:
     compression = Compression("ALLKV", "periodic", **POOL, last_queries=2)
     with patch(tiny_model("gqa")) as model:

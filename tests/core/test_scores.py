@@ -259,6 +259,7 @@ def test_shared_heads_are_in_the_label_and_the_settings() -> None:
         ("max_decay", "decay"),
         ("value_range", "decay"),
         ("value_range", "large"),
+        ("recurrence", "attended_above"),
     ],
 )
 def test_a_share_is_between_0_and_1(score: str, name: str) -> None:
