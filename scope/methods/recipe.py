@@ -122,11 +122,18 @@ class Recipe:
                 f"share_heads is true, and {heads} keeps other tokens in each head; take another, "
                 "or leave share_heads out"
             )
+        can_agree = heads == by_choice and choice == "layer"
+        instead = "give share_heads true" if can_agree else "take another"
         if self.storage.low_rank is not None and heads:
-            can_agree = heads == by_choice and choice == "layer"
             raise ScopeError(
                 f"low_rank holds a token for all heads of a layer, and {heads} keeps other ones in "
-                f"each; {'give share_heads true' if can_agree else 'take another'}"
+                f"each; {instead}"
+            )
+        if self.score is not None and self.score.of_all_heads and self.strategy.unified and heads:
+            raise ScopeError(
+                f"the score {self.score.name} ranks the tokens of all heads at once, and {heads} "
+                f"keeps other ones in each, which {self.strategy.name} lets compete; {instead}, or "
+                "take a strategy with a pool for the generation, as slide"
             )
         if self.storage.merged_layers is not None and layers:
             raise ScopeError(

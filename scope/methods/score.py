@@ -114,6 +114,7 @@ class Score(ABC):
             that each step adds its own to, that of rank r in place r % w; 0 where none has come.
         seldom: whether `worth` is asked only after steps at which some token leaves, which then are
             a record of their own: for what would cost too much at every step.
+        of_all_heads: whether it ranks the tokens of all heads at once, which so must be the same.
         group_reduction: how the attention of the query heads of a group becomes one number.
         seed: what a row's `Slots.draw` depends on, besides its prompt.
     """
@@ -123,6 +124,7 @@ class Score(ABC):
     kernel: ClassVar[Kernel | None] = None
     state: ClassVar[Mapping[str, Shape]] = {}
     seldom: ClassVar[bool] = False
+    of_all_heads: ClassVar[bool] = False
 
     # Options of those that declare them so.
     group_reduction: GroupReduction = "mean"

@@ -19,11 +19,13 @@ class RPCScore(LastQueries):
     Reasoning path compression, arXiv 2505.13866, section 4: softmax over what is held of the
     generation but for the last w tokens, summed over the queries, averaged over the heads and over
     seven neighbours. The last w tokens stay. Heads share by the order in which their tokens came,
-    so they should hold the same ones: as in a pool of its own, or beside the whole prompt.
+    so they must hold the same ones: as in a pool of its own, or beside the whole prompt.
     """
 
     name: ClassVar[str] = "rpc"
     about: ClassVar[str] = "the last w queries' attention to the generation, one for all heads"
+
+    of_all_heads: ClassVar[bool] = True
 
     last_queries: int = option(32, "w, last queries of the generation that judge what is held")
     group_reduction: GroupReduction = "mean"  # as over all heads: nothing to choose

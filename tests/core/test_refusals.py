@@ -102,6 +102,19 @@ def test_no_score_is_refused_at_the_first_prompt(model: PreTrainedModel, score: 
         assert told is None or told[0] == "made", (stored, told)
 
 
+def test_one_ranking_of_all_heads_is_refused_where_they_hold_other_tokens_of_a_prompt(
+    model: PreTrainedModel,
+) -> None:
+    ranked = {"decoding_score": "rpc"}
+    when, words = refusal(model, "SnapKV", "h2o", **ranked) or ("never", "")
+    assert when == "made"
+    for part in ("rpc ranks", "SnapKV keeps other ones in each", "give share_heads true"):
+        assert part in words
+    for method, strategy in (("SnapKV", "slide"), ("ALLKV", "h2o"), ("StreamingLLM", "h2o")):
+        assert refusal(model, method, strategy, **ranked) is None
+    assert refusal(model, "SnapKV", "h2o", share_heads=True, **ranked) is None
+
+
 @pytest.mark.parametrize("num_layers", range(1, 130))
 def test_the_smallest_share_that_merges_is_told(num_layers: int) -> None:
     with pytest.raises(ScopeError) as refused:
