@@ -19,7 +19,9 @@ class Plan:
     Attributes:
         prompt_tokens: shortest and longest prompt.
         capacities: prompt tokens that each layer may keep of the longest prompt.
+        average: most that they keep on average, where who keeps more is not known before.
         slots: slots per layer.
+        arena: slots per head that all layers share; None where each has its own.
         compact: most tokens per layer that are held in less room beside them.
         kv_bytes: bytes of keys and values per sequence, on the device.
         host_bytes: the same in host memory, where they are offloaded to it.
@@ -32,7 +34,9 @@ class Plan:
 
     prompt_tokens: tuple[int, int]
     capacities: list[int]
+    average: int | None
     slots: list[int]
+    arena: int | None
     compact: list[int]
     kv_bytes: int
     host_bytes: int
@@ -48,13 +52,18 @@ class Plan:
         read = self.read_bytes / self.full_kv_bytes
         beside = f"; in less room: {_runs(self.compact)} tokens" if any(self.compact) else ""
         far = self.host_bytes / mib
+        kept, slots = _runs(self.capacities), f"per layer and head: {_runs(self.slots)}"
+        if self.average is not None:
+            kept = f"up to {kept}, at most {self.average} on average"
+        if self.arena is not None:
+            slots = f"per head: {self.arena} for all layers together"
         return [
             f"{job.label} on {job.dataset}: {job.data_file}",
             f"  results      {job.result_file}",
             f"  prompts      {self.prompt_tokens[0]} to {self.prompt_tokens[1]} tokens; up to "
             f"{job.max_new_tokens} new ones",
-            f"  prompt kept  per layer: {_runs(self.capacities)}",
-            f"  slots        per layer and head: {_runs(self.slots)}{beside}",
+            f"  prompt kept  per layer: {kept}",
+            f"  slots        {slots}{beside}",
             f"  KV cache     {self.kv_bytes / mib:,.2f} MiB per sequence, {share:.0%} of the full "
             f"cache's {self.full_kv_bytes / mib:,.2f} MiB",
             *([f"  KV offloaded {far:,.2f} MiB per sequence, in host memory"] if far else []),
@@ -74,11 +83,14 @@ def make_plan(job: Job, config: PreTrainedConfig, prompt_lengths: list[int]) -> 
     everything = Compression().recipe(job.max_new_tokens)
     full = CachePlan.make(config, everything, job.max_new_tokens, [longest])
     room = _memory(job.device) - weight_bytes(job, config)
+    capacity = recipe.budget.capacity
     host_room = _memory("cpu") if job.device.startswith("cuda") else None
     return Plan(
         prompt_tokens=(min(prompt_lengths), longest),
         capacities=list(cache.capacities),
+        average=capacity if recipe.budget.observes and (capacity or longest) < longest else None,
         slots=list(cache.slots),
+        arena=cache.arena,
         compact=list(cache.compact),
         kv_bytes=cache.kv_bytes(dtype),
         host_bytes=cache.host_bytes(dtype),

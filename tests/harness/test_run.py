@@ -302,3 +302,25 @@ def test_dry_run_needs_no_weights(
     assert "per layer: 40 8" in plan
     assert "per layer and head: 53 21" in plan
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("storage", "slots"),
+    [
+        ({}, "per head: 74 for all layers together"),
+        ({"pruned_channels": "0.4"}, "per layer and head: "),
+    ],
+)
+def test_dry_run_tells_what_layers_keep_on_average(
+    storage: dict[str, str],
+    slots: str,
+    model_folder: Path,
+    data_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = arguments_of(model_folder, data_file, tmp_path, method="ZigZagKV", **storage)
+    assert main([*arguments, "--dry_run"]) == 0
+    plan = capsys.readouterr().out
+    assert ", at most 24 on average\n" in plan
+    assert slots in plan
