@@ -7,6 +7,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 pytest.importorskip("triton", reason="the kernels need Triton, which torch's CUDA builds bring")
 
+from scope.kernels.triton import linear as linear_module
 from scope.kernels.triton.linear import gated_linear, linear, linear_in_parts
 from scope.kernels.triton.pointwise import add_and_norm, argmax, silu_and_multiply
 
@@ -26,14 +27,23 @@ if DEVICE == "cuda":  # Triton's interpreter does not calculate in it
 @pytest.mark.parametrize("rows", [1, 16, 17, 33, 65, 129])
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("biased", [False, True])
-def test_linear(rows: int, dtype: torch.dtype, biased: bool) -> None:
+@pytest.mark.parametrize(("processors", "parts"), [(1, 1), (8, 2), (132, 4)])
+def test_linear(
+    rows: int,
+    dtype: torch.dtype,
+    biased: bool,
+    processors: int,
+    parts: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(linear_module, "processors", lambda device: processors)
     x, weight = random(rows, 512, dtype=dtype), random(256, 512, seed=1, dtype=dtype) / 16
     bias = random(256, seed=2, dtype=dtype) if biased else None
     exact = functional.linear(x.double(), weight.double(), bias.double() if biased else None)
     close(linear(x, weight, bias), exact, TOLERANCE[dtype])
-    parts = linear_in_parts(x, weight, bias)
-    assert len(parts) == (2 if rows <= 128 and dtype != torch.float32 else 1)
-    close(parts.sum(dim=0), exact, TOLERANCE[dtype])
+    branch = linear_in_parts(x, weight, bias)
+    assert len(branch) == (parts if rows <= 128 and dtype != torch.float32 else 1)
+    close(branch.sum(dim=0), exact, TOLERANCE[dtype])
     gate, up = exact.chunk(2, dim=1)
     close(gated_linear(x, weight, bias), functional.silu(gate) * up, 2 * TOLERANCE[dtype])
 

@@ -95,7 +95,7 @@ def _attend_splits(
     listed = sight.listed
     in_part = listed is not None and listed.full is None
     names = listed.slots.shape[-1] if listed is not None else 0
-    plan = plan_of(slots, block_group, names if in_part else length)
+    plan = plan_of(slots, group, names if in_part else length)
     wide = {"dtype": torch.float32, "device": new.queries.device}
     logits = torch.empty(batch, heads, group, length if scored else 0, **wide)
     weighted = torch.empty(batch, heads, plan.splits, group, head_dim, **wide)

@@ -17,7 +17,7 @@ LAST = tl.constexpr(2**63 - 1)
 def evict(slots: SlotTensors, counts: StepCounts, worth: Tensor | None, recent: int) -> None:
     """Free the slots of the least worthy tokens, and choose the next vacant one; see `Backend`."""
     batch, heads, length, _ = slots.shape
-    warps = plan_of(slots, block_group=1, length=length).finishing_warps
+    warps = plan_of(slots, group=1, length=length).finishing_warps
     if worth is not None and worth.stride(2) != 1:
         worth = worth.contiguous()
     _evict[heads, batch](

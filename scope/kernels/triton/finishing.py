@@ -21,6 +21,8 @@ TRITON_DTYPE = {
 }
 # Kernels that may need what a token is worth more than once.
 OF_ATTENTION = ("current", "cumulative", "peak", "value range", "recurrence")
+# Numbers of the splits that one program joins at once.
+_HELD_TOGETHER = 2**12
 _FREE = tl.constexpr(FREE)
 
 
@@ -64,7 +66,9 @@ def finish(
     state, constants = (ranking.state, ranking.constants) if ranking else ({}, {})
     if kernel in OF_ATTENTION:
         worths = torch.empty(slots.shape[:3], dtype=torch.float32, device=output.device)
-    _finish[heads, batch, 2 if joins else 1](
+    together = _joined_together(split.plan.splits, group, head_dim)
+    joining = triton.cdiv(group, together)
+    _finish[heads, batch, joining + 1 if joins else joining](
         split.logits,
         split.weighted,
         split.maxima,
@@ -96,6 +100,7 @@ def finish(
         GROUP=group,
         HEAD_DIM=head_dim,
         BLOCK_GROUP=triton.next_power_of_2(group),
+        TOGETHER=together,
         BLOCK_SPLITS=triton.next_power_of_2(split.plan.splits),
         BLOCK=256 * split.plan.finishing_warps,
         JOINS=joins,
@@ -105,6 +110,12 @@ def finish(
         SCORE_DTYPE=TRITON_DTYPE[received.dtype],
         num_warps=split.plan.finishing_warps,
     )
+
+
+def _joined_together(splits: int, group: int, head_dim: int) -> int:
+    """Query heads whose splits one program joins: no more than its registers hold."""
+    held = triton.next_power_of_2(splits) * head_dim
+    return min(triton.next_power_of_2(group), max(1, _HELD_TOGETHER // held))
 
 
 @triton.jit(do_not_specialize=["layer"])
@@ -142,6 +153,7 @@ def _finish(
     GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_GROUP: tl.constexpr,
+    TOGETHER: tl.constexpr,
     BLOCK_SPLITS: tl.constexpr,
     BLOCK: tl.constexpr,
     JOINS: tl.constexpr,
@@ -150,29 +162,26 @@ def _finish(
     MEAN: tl.constexpr,
     SCORE_DTYPE: tl.constexpr,
 ):
-    """Join the splits of one head; beside that, a second program looks after its slots.
+    """Join the splits of some query heads; beside that, the first program looks after the slots.
 
     JOB names what slots are freed by; ``report`` writes to ``worths`` what attention each slot
     received and frees none.
     """
     head, row = tl.program_id(0), tl.program_id(1)
     pair = (row * tl.num_programs(0) + head).to(tl.int64)
-    split = tl.arange(0, BLOCK_SPLITS)[:, None]
-    g = tl.arange(0, BLOCK_GROUP)
-    parts = (pair * splits + split) * GROUP + g[None, :]
-    exists = (split < splits) & (g < GROUP)[None, :]
-    maxima = tl.load(maxima_ptr + parts, mask=exists, other=float("-inf"))
-    totals = tl.load(totals_ptr + parts, mask=exists, other=0.0)
-    maximum = tl.where(g < GROUP, tl.max(maxima, axis=0), 0.0)
-    if not JOINS:  # a row without a prompt may see nothing
-        maximum = tl.where(maximum == float("-inf"), 0.0, maximum)
-    shares = tl.exp2(maxima - maximum[None, :])
-    total = tl.where(g < GROUP, tl.sum(totals * shares, axis=0), 1.0)
-    if not JOINS:
-        total = tl.where(total == 0.0, 1.0, total)
-    if tl.program_id(2) == 0:
+    first_part = pair * splits * GROUP  # of all splits' query heads
+    joiner = tl.program_id(2)
+    if JOINS:
+        joiner -= 1
+    if joiner >= 0:
+        g = joiner * TOGETHER + tl.arange(0, TOGETHER)
+        _, shares, total = _sums(
+            maxima_ptr + first_part, totals_ptr + first_part, g, splits, GROUP, BLOCK_SPLITS, JOINS
+        )
         d = tl.arange(0, HEAD_DIM)
-        places = parts[:, :, None] * HEAD_DIM + d[None, None, :]
+        split = tl.arange(0, BLOCK_SPLITS)[:, None]
+        exists = (split < splits) & (g < GROUP)[None, :]
+        places = (first_part + split * GROUP + g[None, :])[:, :, None] * HEAD_DIM + d[None, None, :]
         weighted = tl.load(weighted_ptr + places, mask=exists[:, :, None], other=0.0)
         output = tl.sum(weighted * shares[:, :, None], axis=0) / total[:, None]
         places = (pair * GROUP + g[:, None]) * HEAD_DIM + d[None, :]
@@ -180,6 +189,10 @@ def _finish(
         tl.store(output_ptr + places, output, mask=(g < GROUP)[:, None])
         return
 
+    g = tl.arange(0, BLOCK_GROUP)
+    maximum, _, total = _sums(
+        maxima_ptr + first_part, totals_ptr + first_part, g, splits, GROUP, BLOCK_SPLITS, JOINS
+    )
     first_slot, room, gap = span(start_ptr, room_ptr, gap_ptr, pair, slots, SPANS)
     positions_ptr += first_slot
     ranks_ptr += first_slot
@@ -285,3 +298,29 @@ def _finish(
                 vacant = tl.minimum(vacant, tl.minimum(tl.min(free), last_slot))
         # An idle row counts from 0, below its gap.
         tl.store(vacant_ptr + pair, tl.maximum(tl.minimum(vacant, room - 1), 0))
+
+
+@triton.jit
+def _sums(
+    maxima_ptr,
+    totals_ptr,
+    g,
+    splits,
+    GROUP: tl.constexpr,
+    BLOCK_SPLITS: tl.constexpr,
+    JOINS: tl.constexpr,
+):
+    """Of some query heads over all splits: maximum, each split's share of the total, and total."""
+    split = tl.arange(0, BLOCK_SPLITS)[:, None]
+    parts = split * GROUP + g[None, :]
+    exists = (split < splits) & (g < GROUP)[None, :]
+    maxima = tl.load(maxima_ptr + parts, mask=exists, other=float("-inf"))
+    totals = tl.load(totals_ptr + parts, mask=exists, other=0.0)
+    maximum = tl.where(g < GROUP, tl.max(maxima, axis=0), 0.0)
+    if not JOINS:  # a row without a prompt may see nothing
+        maximum = tl.where(maximum == float("-inf"), 0.0, maximum)
+    shares = tl.exp2(maxima - maximum[None, :])
+    total = tl.where(g < GROUP, tl.sum(totals * shares, axis=0), 1.0)
+    if not JOINS:
+        total = tl.where(total == 0.0, 1.0, total)
+    return maximum, shares, total

@@ -5,7 +5,7 @@ One Triton kernel streams the weights better than cuBLAS does there. Two things 
 a block of weights, not of the few rows, is the left factor that fills the tensor cores; and a
 product too narrow for a large GPU is split over its depth into parts, which the RMSNorm that comes
 after it sums up. Beyond the rows named here cuBLAS is as good. They and the tiles were found on an
-H200 (results/decode_speed).
+H200 and an H100, for hidden sizes of 4,096 and 1,536 (results/decode_speed).
 """
 
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional
 
-from scope.kernels import shared_memory
+from scope.kernels import processors, shared_memory
 from scope.kernels.triton.pointwise import silu_and_multiply
 
-_PARTS = 2
+_MOST_PARTS = 8
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,15 @@ class _Tile:
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x weight + bias`` of ``[B, k]``, ``[n, k]`` and ``[n]``: ``[B, n]``."""
     rows, width = x.shape[0], weight.shape[0]
-    if rows > 64:
-        return functional.linear(x, weight, bias)
-    # Wide blocks, where they still occupy most of a large GPU.
-    tile = _Tile(64, 128, stages=6) if width >= 6144 else _Tile(32, 128, stages=8)
-    if not _suits(tile, x, width):
+    # The narrowest blocks that are not more than there are processors.
+    programs = processors(x.device)
+    if width > 32 * programs:
+        tile, most_rows = _Tile(64, 128, stages=6), 64
+    elif width > 16 * programs:
+        tile, most_rows = _Tile(32, 128, stages=8), 64
+    else:
+        tile, most_rows = _Tile(16, 256, stages=8, warps=2), 32
+    if rows > most_rows or not _suits(tile, x, width):
         return functional.linear(x, weight, bias)
     output = x.new_empty(1, rows, width)
     _launch(tile, x, weight, bias, output)
@@ -51,11 +55,13 @@ def linear_in_parts(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
     rows, width = x.shape[0], weight.shape[0]
     if rows > 128:
         return functional.linear(x, weight, bias)[None]
-    wide = _Tile(64, 128, stages=6 if rows <= 64 else 4)
-    tile = _Tile(64, 256, stages=4) if rows <= 32 else wide
-    if not _suits(tile, x, width, parts=_PARTS):
-        return functional.linear(x, weight, bias)[None]
-    output = x.new_empty(_PARTS, rows, width, dtype=torch.float32)
+    tile = _Tile(64, 128, stages=6 if rows <= 64 else 4)
+    parts = _parts(tile, x, width)
+    if rows <= 32 and x.shape[1] % (256 * parts) == 0:
+        tile = _Tile(64, 256, stages=4)
+    if parts == 1 or not _suits(tile, x, width, parts):
+        return linear(x, weight, bias)[None]
+    output = x.new_empty(parts, rows, width, dtype=torch.float32)
     _launch(tile, x, weight, bias, output)
     return output
 
@@ -66,6 +72,9 @@ def gated_linear(x: Tensor, gate_up: Tensor, bias: Tensor | None = None) -> Tens
     if rows > 128 or bias is not None:
         return silu_and_multiply(functional.linear(x, gate_up, bias))
     tile = _Tile(64, 128, stages=4) if rows <= 64 else _Tile(128, 64, stages=4, warps=8)
+    if rows <= 64 and 1 < width / (tile.width * processors(x.device)) < 1.5:
+        # A second wave would be almost empty; of these, two programs share a processor.
+        tile = _Tile(64, 64, stages=4)
     if not _suits(tile, x, width, gated=True):
         return silu_and_multiply(functional.linear(x, gate_up, bias))
     output = x.new_empty(1, rows, width)
@@ -80,6 +89,13 @@ def _suits(tile: _Tile, x: Tensor, width: int, parts: int = 1, gated: bool = Fal
         and x.shape[1] % (tile.depth * parts) == 0
         and _stages(tile, x, gated) >= 2
     )
+
+
+def _parts(tile: _Tile, x: Tensor, width: int) -> int:
+    """As many as the depth allows and the processors have room for at once."""
+    most = min(_MOST_PARTS, processors(x.device) * tile.width // width)
+    fitting = (parts for parts in range(most, 1, -1) if x.shape[1] % (tile.depth * parts) == 0)
+    return next(fitting, 1)
 
 
 def _stages(tile: _Tile, x: Tensor, gated: bool) -> int:

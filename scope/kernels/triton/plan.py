@@ -8,8 +8,6 @@ from scope.kernels import processors, shared_memory
 from scope.kernels.tensors import SlotTensors
 
 _MOST_SPLITS = 32
-# Numbers that a program of the second kernel can hold of its head's splits.
-_HELD_TOGETHER = 2**14
 # Shared memory of a program beside its blocks.
 _OTHER_MEMORY = 2**11
 
@@ -35,7 +33,7 @@ class Plan:
     finishing_warps: int
 
 
-def plan_of(slots: SlotTensors, block_group: int, length: int) -> Plan:
+def plan_of(slots: SlotTensors, group: int, length: int) -> Plan:
     """For these slots, so many queries per head, and most slots that a head reads.
 
     As many programs as run at the same time, without a second wave of a few. Where there are more
@@ -44,7 +42,7 @@ def plan_of(slots: SlotTensors, block_group: int, length: int) -> Plan:
     Found on an H200 and an H100, for 8 heads per row of dimension 64 or 128 and 1,281 to 8,193
     slots.
     """
-    batch, heads, _, head_dim = slots.shape
+    batch, heads = slots.shape[:2]
     compact, device = slots.compact, slots.vacant.device
     beside = compact.positions.shape[2] if compact else 0
     few_bits = compact is not None and compact.key_bits is not None
@@ -53,11 +51,12 @@ def plan_of(slots: SlotTensors, block_group: int, length: int) -> Plan:
     if batch * heads > programs and not beside:
         return Plan(1, 0, 64, _room(slots, block=64)[0], warps=2, finishing_warps=2)
     held = beside + length
-    most = min(_MOST_SPLITS, triton.cdiv(held, 32), _HELD_TOGETHER // (block_group * head_dim))
+    most = min(_MOST_SPLITS, triton.cdiv(held, 32))
     splits = max(4 if beside else 1, min(programs // (batch * heads), most))
     of_compact = min(max(round(splits * beside / held), 1), splits - 1) if beside else 0
     warps = 2 if few_bits and batch * heads * splits <= 2 * processors(device) else 1
-    return Plan(splits, of_compact, block, stages, warps, finishing_warps=4 if splits > 16 else 2)
+    finishing_warps = 4 if splits > 16 or group > 4 else 2
+    return Plan(splits, of_compact, block, stages, warps, finishing_warps)
 
 
 def _room(slots: SlotTensors, block: int) -> tuple[int, int]:
