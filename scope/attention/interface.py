@@ -121,7 +121,7 @@ def attend(
     cache, number, sight = call.cache, module.layer_idx, sight_of(queries, kwargs)
     if not cache.prefilling:
         return cache.attend(number, queries, keys, values, *sight).transpose(1, 2), None
-    keys, values = cache.prompt_states(number, keys, values)
+    keys, values = cache.lending.states(number, keys, values)
     states = queries, keys, values
     output, weights, log_sum_exp = attend_to_prompt(module, *states, attention_mask, **kwargs)
     cache.store_prompt(number, *states, *sight, call.hidden, log_sum_exp)

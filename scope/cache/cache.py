@@ -1,7 +1,6 @@
 """The cache that a model generates with: slots, and the counts that say which of them to free."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -9,18 +8,18 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
 
-from scope.cache.arena import Arena
-from scope.cache.compact import write_compact
+from scope.cache.admission import draws_of, read_mask
 from scope.cache.layer import SlotLayer
-from scope.cache.merged import Merged, write_merged
+from scope.cache.lending import Lending
 from scope.cache.plan import CachePlan, arena_needed, most_compact, slots_needed
 from scope.cache.schedule import Schedule
+from scope.cache.sending import CountSender
 from scope.cache.step import decode, look
+from scope.cache.writing import PromptWriter
 from scope.errors import ScopeError
-from scope.kernels import Backend, FusingBackend, backend_for, fuses
-from scope.kernels.tensors import FREE, NewTokens, Sight, StepCounts, mixed
-from scope.methods.budget import Share, least, most
-from scope.methods.prompt import Entries, Prompt
+from scope.kernels import fuses
+from scope.kernels.tensors import NewTokens, Sight
+from scope.methods.prompt import Prompt
 from scope.methods.recipe import Configuration
 from scope.methods.strategy import Counts
 
@@ -49,14 +48,19 @@ class SlotCache(Cache):
             rewrite do: where some tokens leave. The host knows, so that either kind of step is a
             record of its own.
         schedule: how many tokens each layer and row holds.
+        writer: what fills the slots with prompts.
+        lending: keys and values of prompts that several layers attend to.
+        positions: ``[B]`` int32, of this step's tokens.
         draws: ``[b]`` int64, a 32-bit number that chance makes of each admitted prompt.
     """
 
     layers: list[SlotLayer]  # type: ignore[assignment]
+    planned: bool = False
     plan: CachePlan
     schedule: Schedule
     asks: bool
-    backend: Backend | FusingBackend
+    writer: PromptWriter
+    positions: Tensor
     draws: Tensor
 
     def __init__(
@@ -85,19 +89,13 @@ class SlotCache(Cache):
         """Forget everything; the next prompts start afresh and may be of other lengths."""
         for layer in self.layers:
             layer.forget()
-        self.arena: Arena | None = None
+        if self.planned:
+            del self.writer, self._send_counts  # and the memory that they hold
         self.planned = False
         self.prefilling = False
-        # Prompts of which the budget must see every layer first, by row.
-        self._waiting: dict[int, list[Prompt]] = {}
-        # Keys and values of a prompt that later layers attend to as well, by layer.
-        self._lent: dict[int, tuple[Tensor, Tensor]] = {}
-        # What a layer holds of a prompt until it is merged with the next one's, by row.
-        self._lower: dict[int, Entries] = {}
+        self.lending = Lending(self.recipe.sharing.sources)
         self._admitted: list[int] = []
         self._padded_length = 0
-        self._counts: Tensor | None = None
-        self._fill_layers: Callable[..., None] | None = None
 
     # --- one forward of the model -----------------------------------------------------------------
 
@@ -149,18 +147,17 @@ class SlotCache(Cache):
         tokens: Tensor | None,
     ) -> Tensor:
         rows = self._admitted
-        self._waiting.clear()  # a prefill that failed may have left some
-        self._lent.clear()
-        self._lower.clear()
         if len(rows) != batch_size:
             raise ScopeError(f"{len(rows)} rows were admitted, but {batch_size} prompts came")
         if attention_mask is None:  # what there is to know, nobody has to wait for
             real = torch.ones(batch_size, num_tokens, dtype=torch.bool, device=device)
             lengths = [num_tokens] * batch_size
         else:
-            real, lengths = self._read_mask(batch_size, num_tokens, attention_mask)
+            real, lengths = read_mask(batch_size, num_tokens, attention_mask)
         if not self.planned:
             self._plan(lengths)
+        self.lending.forget()
+        self.writer.forget()
         if not set(lengths) <= self._planned_lengths:
             self._check_room(lengths)
         if max(rows) >= len(self.schedule.prompt_lengths):
@@ -172,31 +169,9 @@ class SlotCache(Cache):
             self.schedule.admit(row, length)
         self._padded_length = num_tokens
         positions = (real.long().cumsum(dim=1) - 1).clamp(min=0)
-        self.draws = self._draw(positions, real, tokens)
+        seed = self.recipe.score.seed if self.recipe.score else 0
+        self.draws = draws_of(positions, real, tokens, seed)
         return positions
-
-    def _read_mask(
-        self, batch_size: int, num_tokens: int, attention_mask: Tensor
-    ) -> tuple[Tensor, list[int]]:
-        """The mask as bools, and how many tokens of each row are no padding."""
-        if attention_mask.shape != (batch_size, num_tokens):
-            raise ScopeError(
-                f"attention_mask of a prefill has shape {tuple(attention_mask.shape)}; expected "
-                f"{(batch_size, num_tokens)}"
-            )
-        real = attention_mask.bool()
-        lengths = real.sum(dim=1).tolist()
-        if bool((real[:, 1:] < real[:, :-1]).any()) or min(lengths) == 0:
-            raise ScopeError(
-                "prompts must be padded on the left; set tokenizer.padding_side = 'left'"
-            )
-        return real, lengths
-
-    def _draw(self, positions: Tensor, real: Tensor, tokens: Tensor | None) -> Tensor:
-        """``[b]`` int64, a 32-bit number of each prompt and the score's seed."""
-        named = positions if tokens is None else mixed(positions) + tokens.to(positions.device)
-        draws = (mixed(named) * real).sum(dim=1) & 0xFFFFFFFF
-        return mixed(draws + (self.recipe.score.seed if self.recipe.score else 0))
 
     def _plan(self, lengths: list[int]) -> None:
         prompt_lengths = self._prompt_lengths or lengths
@@ -205,6 +180,8 @@ class SlotCache(Cache):
         self.schedule = Schedule(self.recipe, len(self.layers), batch_size)
         self.plan = CachePlan.make(self.config, self.recipe, self.max_new_tokens, prompt_lengths)
         self.layers = self.plan.layers()
+        self.writer = PromptWriter(self.recipe, self.plan, self.schedule, self.layers, self._places)
+        self._send_counts = CountSender(self.recipe, self.schedule, self.layers)
         self.planned = True
 
     def _check_room(self, lengths: list[int]) -> None:
@@ -235,79 +212,19 @@ class SlotCache(Cache):
         self.asks = score is not None and (
             not (score.seldom or strategy.rewrites) or bool(self.schedule.losses.any())
         )
-        return self._send_counts(device)[:, None]
-
-    def _send_counts(self, device: torch.device) -> Tensor:
-        """Copy what every layer must know of this step, at once and without waiting for it.
-
-        It always goes to the same place on the device, where a captured graph finds it. A row
-        without a prompt is fed with the others, each time as if its first token came: what that
-        writes stays within the row, and the row's next prompt forgets it.
-        """
-        schedule, before = self.schedule, np.maximum(self.schedule.now.step - 1, 0)
-        # Slots and ranks know nothing of the tokens that are held in less room beside them.
-        beside = self.recipe.storage.compact(schedule.kept)
-        newest, protected = schedule.kept - beside + before, schedule.protected - beside
-        counts = np.stack([newest, protected, schedule.losses], axis=1)
-        of_rows = [schedule.prompt_lengths + before, schedule.full]
-        host = torch.from_numpy(np.append(counts, of_rows).astype(np.int32))
-        if self._counts is None:
-            self._counts = torch.empty_like(host, device=device)
-        if device.type == "cuda":
-            host = host.pin_memory()
-        self._counts.copy_(host, non_blocking=True)
-        own = self._counts[: counts.size].view(counts.shape)
-        self.positions, full = self._counts[counts.size :].view(2, -1)
-        used = (schedule.peak - beside).max(axis=1).tolist()
-        losses = schedule.losses.max(axis=1).tolist()
-        for i, layer in enumerate(self.layers):
-            there = layer.vacant.device
-            layer.used = max(layer.used, used[i])
-            newest, protected, leaving = own[i].to(there)
-            layer.counts = StepCounts(
-                self.positions.to(there), newest, protected, leaving, losses[i], layer.used
-            )
-            layer.full = full.to(there)
-            layer.refreshing = layer.working is not None and self.may_be_full
-        return self.positions
-
-    @property
-    def may_be_full(self) -> bool:
-        """Whether some row may attend to all that it holds at this step."""
-        return bool(self.schedule.full.any())
+        self.positions = self._send_counts(device)
+        return self.positions[:, None]
 
     @property
     def kind(self) -> tuple[bool, bool]:
         """What this step does beside attending, which its record depends on."""
-        return self.asks, self.may_be_full
+        return self.asks, self.schedule.may_be_full
 
     # --- one layer of that forward ----------------------------------------------------------------
 
     def borrows(self, layer_idx: int) -> bool:
         """Whether a layer has no slots of its own."""
         return layer_idx in self.recipe.sharing.sources
-
-    def prompt_states(self, layer_idx: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of the admitted prompts that a layer attends to: its own, or another's.
-
-        Raises:
-            ScopeError: where the two are on different devices.
-        """
-        sources = self.recipe.sharing.sources
-        if layer_idx in sources.values():
-            self._lent[layer_idx] = keys, values
-        if layer_idx not in sources:
-            return keys, values
-        source = sources[layer_idx]
-        lent = self._lent[source]
-        if layer_idx == max(layer for layer in sources if sources[layer] == source):
-            del self._lent[source]
-        if lent[0].device != keys.device:
-            raise ScopeError(
-                f"layer {layer_idx} attends to the slots of layer {source}, which are on "
-                f"{lent[0].device}, and it is on {keys.device}; keep layers that share together"
-            )
-        return lent
 
     @torch.no_grad()
     def store_prompt(
@@ -337,8 +254,7 @@ class SlotCache(Cache):
         keys, values = self._cached_heads(keys, queries), self._cached_heads(values, queries)
         layer = self.layers[self._places[layer_idx]]
         if not layer.is_initialized:
-            self._allocate(layer, keys, queries.shape[1])
-        last = layer.index == len(self.layers) - 1
+            self.writer.allocate(layer, keys, queries.shape[1])
         for i, row in enumerate(self._admitted):
             start = keys.shape[2] - int(self.schedule.prompt_lengths[row])
             prompt = Prompt(
@@ -351,18 +267,12 @@ class SlotCache(Cache):
                 sliding_window=sliding_window,
                 score_dtype=keys.dtype if self.recipe.score_dtype == "model" else torch.float32,
                 by_position=self.recipe.frozen_prefix == "prompt",
-                backend=self.backend,
+                backend=self.writer.backend,
                 log_sum_exp=None if log_sum_exp is None else log_sum_exp[i, :, start:],
                 heads=self.recipe.heads,
             )
-            if self.recipe.budget.observes:
-                self._waiting.setdefault(row, []).append(prompt)
-                if last:
-                    self._share_out(row, self._waiting.pop(row), self.draws[i])
-            else:
-                share = int(self.schedule.kept[layer.index, row])
-                self._write(row, prompt, share, self.draws[i])
-        if last:
+            self.writer.write(row, prompt, self.draws[i])
+        if layer.index == len(self.layers) - 1:
             self._admitted = []
 
     def make_room(self, keys: Tensor, query_heads: int) -> None:
@@ -377,19 +287,7 @@ class SlotCache(Cache):
         like = self._cached_heads(keys, keys.new_empty(1, query_heads, 0, keys.shape[-1]))
         for layer in self.layers:
             if not layer.is_initialized:
-                self._allocate(layer, like, query_heads)
-
-    def _allocate(self, layer: SlotLayer, keys: Tensor, query_heads: int) -> None:
-        """Allocate a layer for cached keys ``[b, H, L, D]``, whatever their b and L."""
-        rows, heads = self.schedule.now.step.size, keys.shape[1]
-        before = self.layers[layer.index - 1] if layer.index else None
-        self.arena = self.plan.allocate(layer, keys, rows, heads, query_heads, self.arena, before)
-        self.backend = backend_for(keys)
-        if layer.offloaded and keys.is_cuda and not self.fused:
-            raise ScopeError(
-                "offload: on a GPU it takes Triton, a float type of up to 32 bits and a head "
-                "size of 16, 32, 64 or 128; leave it out"
-            )
+                self.writer.allocate(layer, like, query_heads)
 
     def stores_together(self, length: int) -> bool:
         """Whether `store_together` takes a prompt of so many tokens, once there is room."""
@@ -434,101 +332,11 @@ class SlotCache(Cache):
             scaling=scaling,
             score_dtype=keys.dtype if self.recipe.score_dtype == "model" else torch.float32,
             by_position=self.recipe.frozen_prefix == "prompt",
-            backend=self.backend,
+            backend=self.writer.backend,
             log_sum_exp=None if log_sum_exp is None else log_sum_exp.flatten(0, 1),
         )
-        entries = self._entries(prompt, int(self.schedule.kept[0, row]))
-        parts = entries.keys, entries.values, entries.positions
-        fill = self._fill_layers
-        if fill is None:
-            backend: Any = self.backend  # one that fuses
-            slots, draws = zip(*((layer.slots, layer.draw) for layer in self.layers), strict=True)
-            fill = self._fill_layers = backend.filler(slots, draws)
-        fill(row, *(part.unflatten(0, (layers, heads)) for part in parts), draw)
-        for layer, positions in zip(self.layers, entries.positions.chunk(layers), strict=True):
-            layer.start_over(row, positions, {})
+        self.writer.write_together(row, prompt, (layers, heads), draw)
         self._admitted = []
-
-    def _share_out(self, row: int, prompts: list[Prompt], draw: Tensor) -> None:
-        """Compress one prompt in all layers, by a budget that has seen all of them."""
-        budget, length = self.recipe.budget, prompts[0].length
-        home = prompts[0].keys.device
-        seen = torch.stack([budget.observe(prompt).to(home) for prompt in prompts])
-        shares = budget.share_out(seen.cpu(), length)
-        widest = shares if shares.ndim == 1 else shares.max(axis=1)
-        ceiling = np.asarray(budget.ceiling(length, len(prompts)))
-        if (widest > ceiling).any():
-            raise ScopeError(
-                f"the budget {budget.name} gives a layer {widest.max()} tokens of a prompt; its "
-                f"ceiling said at most {ceiling[np.argmax(widest > ceiling)]}"
-            )
-        if (np.minimum(shares.T, length) != np.minimum(widest, length)).any():
-            self.recipe.check_unequal_heads()
-        self.schedule.hold(row, widest.tolist())
-        if self.arena is not None:
-            own = np.broadcast_to(shares.reshape(len(prompts), -1), self.arena.start[:, row].shape)
-            kept = np.minimum(own, length)
-            gaps = kept.max(axis=1, keepdims=True) - kept
-            self.arena.lay_out(row, self.plan.rooms(own, length), gaps)
-        for prompt, share in zip(prompts, np.minimum(shares, length), strict=True):
-            self._write(row, prompt, share if np.ndim(share) else int(share), draw)
-
-    def _write(self, row: int, prompt: Prompt, share: Share, draw: Tensor) -> None:
-        entries = self._entries(prompt, share)
-        if self.recipe.heads.share_heads and bool(
-            (entries.positions != entries.positions[:1]).any()
-        ):
-            raise ScopeError(
-                f"share_heads is true, but {self.recipe.compressor.name} with the budget "
-                f"{self.recipe.budget.name} keeps other tokens in each head; leave share_heads out"
-            )
-        remembered: Mapping[str, Tensor] = {}
-        if self.recipe.strategy.unified and self.recipe.score is not None:
-            remembered = self.recipe.score.remember(prompt)
-        layer, storage = self.layers[self._places[prompt.layer]], self.recipe.storage
-        if layer.key_scale is not None:
-            layer.key_scale.of(row).fit(entries.keys, entries.positions != FREE)
-        if layer.compact is not None:
-            layer.compact, entries = write_compact(
-                layer.compact, storage, row, entries, prompt.queries
-            )
-        if layer.latent is not None:
-            entries = layer.latent.write(storage, row, entries, prompt.hidden)
-        whole = [(layer, entries)]
-        if layer.merged is not None:
-            whole = self._merge(row, layer, layer.merged, entries)
-        for one, rest in whole:
-            one.write_prompt(self.backend, row, rest, draw.to(one.draw.device), remembered)
-        if layer.working is not None:
-            worth = self.recipe.strategy.rank_prompt(prompt)
-            held, query = layer.slots.first(most(share)), prompt.queries[:, -1]
-            layer.working.begin(self.backend, row, held, worth, query)
-
-    def _merge(
-        self, row: int, layer: SlotLayer, merged: Merged, entries: Entries
-    ) -> list[tuple[SlotLayer, Entries]]:
-        """What stays whole of a row's prompt, once both layers have it."""
-        if merged.below is None:
-            self._lower[row] = entries
-            return []
-        both, parts = (self._lower.pop(row), entries), (merged.below, merged)
-        rest = write_merged(parts, self.recipe.storage, row, both)
-        return list(zip((self.layers[layer.index - 1], layer), rest, strict=True))
-
-    def _entries(self, prompt: Prompt, share: Share) -> Entries:
-        length = prompt.length
-        # The order of what is kept matters where a part of it is frozen.
-        in_order = prompt.by_position or length <= self.recipe.budget.nominal(length)
-        if in_order and length <= least(share):
-            return prompt.whole()
-        entries = self.recipe.compressor.compress(prompt, share)
-        count = entries.positions.shape[1]
-        if count != most(share):
-            raise ScopeError(
-                f"the compressor {self.recipe.compressor.name} answers {count} entries a head "
-                f"for a share of {most(share)}; fill what is missing with FREE"
-            )
-        return entries
 
     @torch.no_grad()
     def attend(
@@ -566,9 +374,9 @@ class SlotCache(Cache):
             if beside is not None:
                 layer.compact = beside.restored()
             if self.borrows(layer_idx):
-                output = look(layer, self.backend, new, sight)
+                output = look(layer, self.writer.backend, new, sight)
             else:
-                output = decode(layer, self.backend, self.recipe, new, sight, self.asks)
+                output = decode(layer, self.writer.backend, self.recipe, new, sight, self.asks)
             if beside is not None:
                 layer.compact = None  # one layer's at a time
         return output[:, :, None]
@@ -576,7 +384,7 @@ class SlotCache(Cache):
     @property
     def fused(self) -> bool:
         """Whether steps run in Triton kernels; known after the first prompt."""
-        return fuses(self.backend)
+        return fuses(self.writer.backend)
 
     def _cached_heads(self, states: Tensor, queries: Tensor) -> Tensor:
         if self.recipe.cached_heads == "kv":
@@ -612,8 +420,8 @@ class SlotCache(Cache):
 
         0 before a prompt came.
         """
-        if self.arena is not None:
-            return self.arena.kv_bytes
+        if self.planned and self.writer.arena is not None:
+            return self.writer.arena.kv_bytes
         return sum(layer.kv_bytes for layer in self.layers if layer.is_initialized)
 
     @property
@@ -631,8 +439,8 @@ class SlotCache(Cache):
         compact = self.recipe.storage.compact(schedule.kept)
         held = schedule.now.lengths + schedule.losses - compact
         held *= self.layers[0].vacant.shape[1]  # of all heads
-        if self.arena is not None:
-            held = np.maximum(held - self.arena.missing, 0)  # idle rows hold nothing
+        if self.writer.arena is not None:
+            held = np.maximum(held - self.writer.arena.missing, 0)  # idle rows hold nothing
         of_one = [2 * layer.keys.shape[-1] * layer.keys.itemsize for layer in self.layers]
         beside = [one.latent or one.merged or one.compact for one in self.layers]
         of_compact = [0 if one is None else one.token_bytes for one in beside]

@@ -89,6 +89,11 @@ class Schedule:
         frozen = self.now.base if self.recipe.frozen_prefix == "capacity" else self.kept
         return self.recipe.strategy.protected(frozen, self.now.base)
 
+    @property
+    def may_be_full(self) -> bool:
+        """Whether some row may attend to all that it holds at this step."""
+        return bool(self.full.any())
+
     def snapshot(self) -> "Schedule":
         """These counts, for `report`, standing still while rows go on, end and start over."""
         still = copy(self)

@@ -82,7 +82,7 @@ def fused_prompt(
         rotate_heads(turned, *rotation)
         queries, keys, values = (part.transpose(0, 1)[None] for part in (queries, keys, values))
         number, scaling, window = attention.layer_idx, attention.scaling, _sliding_window(attention)
-        keys, values = cache.prompt_states(number, keys, values)
+        keys, values = cache.lending.states(number, keys, values)
         output, _, log_sum_exp = attend_to_prompt(
             attention, queries, keys, values, None, scaling=scaling, sliding_window=window
         )

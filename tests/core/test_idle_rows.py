@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from scope import Compression, Fidelity, ScopeError, patch
-from scope.cache import cache as cache_module
+from scope.cache import writing
 from scope.generation.session import Session
 from tests.core.tiny import backend, random_tokens, tiny_model
 
@@ -35,7 +35,7 @@ COMPRESSIONS = [
     ids=lambda value: getattr(value, "decoding_metric", value),
 )
 def test_idle_rows(compression: Compression, fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache_module, "backend_for", lambda keys: backend(fused))
+    monkeypatch.setattr(writing, "backend_for", lambda keys: backend(fused))
     # One layer is enough for the interpreter; the clock wants several.
     model, new = tiny_model("gqa", num_layers=1 if fused else 3).to(DEVICE), 20
 

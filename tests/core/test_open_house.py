@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from scope import Compression, ScopeError, SlotCache, patch
-from scope.cache import cache as cache_module
+from scope.cache import writing
 from scope.decoding.slide import Slide
 from scope.generation.session import Session
 from scope.kernels.tensors import NewTokens
@@ -190,7 +190,7 @@ def check_kernels(compression: Compression, monkeypatch: pytest.MonkeyPatch) -> 
     runs = []
     for kernels in (False, True):
         chosen = backend(kernels)
-        monkeypatch.setattr(cache_module, "backend_for", lambda keys, chosen=chosen: chosen)
+        monkeypatch.setattr(writing, "backend_for", lambda keys, chosen=chosen: chosen)
         runs.append(run(compression, PROMPTS[:2], layers=2, steps=10))
     (plain, plainly_held), (fused, held) = runs
     torch.testing.assert_close(fused, plain, rtol=1e-3, atol=1e-3)
@@ -307,7 +307,7 @@ def test_prompts_wait_in_no_cache_after_they_are_shared_out() -> None:
     with patch(tiny_model("gqa")) as model:
         cache = SlotCache(model.config, COMPRESSIONS["uneven"], STEPS)
         model(input_ids=torch.tensor([PROMPTS[0]]), past_key_values=cache)
-    assert not cache._waiting
+    assert not cache.writer._waiting
 
 
 # --- mistakes that an author may make -------------------------------------------------------------

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from scope import Compression, ScopeError, patch
-from scope.cache import cache as cache_module
+from scope.cache import writing
 from scope.cache.layer import SlotLayer
 from scope.cache.plan import CachePlan
 from scope.generation.session import Session
@@ -136,7 +136,7 @@ def test_rows_at_different_steps(
     kernels: bool, offload: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A row that starts over beside others, and idles for a while, gives what it gives alone."""
-    monkeypatch.setattr(cache_module, "backend_for", lambda keys: backend(kernels))
+    monkeypatch.setattr(writing, "backend_for", lambda keys: backend(kernels))
     model = tiny_model("gqa", num_layers=1 if kernels else 3).to(DEVICE)
     sizes = {"working_set": 6, "stride": 3}
 
@@ -165,7 +165,7 @@ def test_what_is_not_listed_is_not_read(
     kernels: bool, offload: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Slots outside the working set may hold anything at all; in host memory, all of them."""
-    monkeypatch.setattr(cache_module, "backend_for", lambda keys: backend(kernels))
+    monkeypatch.setattr(writing, "backend_for", lambda keys: backend(kernels))
     model = tiny_model("gqa", num_layers=2).to(DEVICE)
     compression = refreshkv(working_set=6, stride=9, offload=offload)
     results = []
@@ -190,7 +190,7 @@ def test_a_step_is_recorded_for_each_kind(monkeypatch: pytest.MonkeyPatch) -> No
         kinds = []
         for token in range(STEPS):
             session.step(torch.full((3,), token))
-            kinds.append(session.cache.may_be_full)
+            kinds.append(session.cache.schedule.may_be_full)
     due = [step for step, kind in enumerate(kinds, start=1) if kind]
     assert due == [4, 8, 12]
     assert all(b - a == 4 for a, b in pairwise(due))

@@ -64,7 +64,7 @@ def test_a_prompt_is_lent_no_longer_than_it_is_read() -> None:
         compression = compression_of("SnapKV", "slide", share_layers="2=0,3=0")
         cache = SlotCache(model.config, compression, 4)
         model(input_ids=torch.tensor([random_tokens(20, seed=1)]), past_key_values=cache)
-    assert not cache._lent
+    assert not cache.lending._lent
     assert len(cache.layers) == 2
 
 

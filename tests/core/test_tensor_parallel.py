@@ -12,7 +12,7 @@ from transformers import LlamaConfig
 from scope import patch
 from scope.attention import joined as joined_module
 from scope.attention.splitting import allowed_ranks, split_over_ranks
-from scope.cache import cache as cache_module
+from scope.cache import writing
 from scope.generation.fused import fused_step
 from scope.generation.session import Session
 from tests.core.tiny import backend, compression_of, random_tokens, tiny_model
@@ -35,7 +35,7 @@ def decode(name: str, methods: tuple[str, str], fused: bool, split: bool = False
         split_over_ranks(model)
     logits: list[torch.Tensor] = []
     with pytest.MonkeyPatch.context() as change, torch.inference_mode():
-        change.setattr(cache_module, "backend_for", lambda keys: backend(fused))
+        change.setattr(writing, "backend_for", lambda keys: backend(fused))
         change.setattr(joined_module, "has_kernels_for", lambda keys: fused)
         with patch(model):
             session = Session(model, compression_of(*methods, 40, 8, 4, 2), PROMPTS, STEPS)

@@ -15,7 +15,7 @@ from triton.runtime import driver
 
 from scope import Compression, patch
 from scope.attention import joined as joined_module
-from scope.cache import cache as cache_module
+from scope.cache import writing
 from scope.generation.fused import fused_step
 from scope.generation.session import Session
 from scope.registry import SCORES
@@ -107,7 +107,7 @@ def main(names: list[str]) -> None:
         mock.patch.object(torch, "empty_like", torch.zeros_like),
         mock.patch.object(torch.Tensor, "new_empty", torch.Tensor.new_zeros),
         mock.patch.object(joined_module, "has_kernels_for", return_value=True),
-        mock.patch.object(cache_module, "backend_for", return_value=backend(True)),
+        mock.patch.object(writing, "backend_for", return_value=backend(True)),
         mock.patch.object(Session, "_reads_fused", return_value=True),
     ):
         for name in names:

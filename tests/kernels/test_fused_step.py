@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from scope import Compression, Fidelity, ScopeError, SlotCache, patch
 from scope.attention import joined as joined_module
 from scope.attention.joined import are_joined, joined
-from scope.cache import cache as cache_module
+from scope.cache import writing
 from scope.generation.fused import fused_step, longest_prompt, obstacle, prompt_obstacle
 from scope.generation.greedy import generate
 from scope.generation.session import Session
@@ -40,7 +40,7 @@ on_gpu = pytest.mark.skipif(not ON_GPU, reason="needs a GPU")
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """Models that are patched without kernels, until undone."""
-    monkeypatch.setattr(cache_module, "backend_for", lambda keys: backend(False))
+    monkeypatch.setattr(writing, "backend_for", lambda keys: backend(False))
     monkeypatch.setattr(joined_module, "has_kernels_for", lambda keys: False)
     return monkeypatch
 
@@ -65,7 +65,7 @@ def test_logits(name: str, shared: str | None, monkeypatch: pytest.MonkeyPatch) 
     for fused in (False, True):
         reads = fused and longest_prompt(model) is None
         monkeypatch.setattr(joined_module, "has_kernels_for", lambda keys, on=fused: on)
-        monkeypatch.setattr(cache_module, "backend_for", lambda keys, on=fused: backend(on))
+        monkeypatch.setattr(writing, "backend_for", lambda keys, on=fused: backend(on))
         monkeypatch.setattr(Session, "_reads_fused", lambda session, length, on=reads: on)
         with patch(model), torch.inference_mode():
             session = Session(model, compression, PROMPTS[:2], 8)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from scope import Compression, patch
 from scope.attention import joined as joined_module
-from scope.cache import cache as cache_module
+from scope.cache import writing
 from scope.cache.cache import SlotCache
 from scope.generation import reading
 from scope.generation.reading import PromptReader
@@ -39,7 +39,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     ) -> tuple[Tensor, SlotCache, list[int]]:
         model = tiny_model(model_name, num_layers=2).to(DEVICE)
         monkeypatch.setattr(joined_module, "has_kernels_for", lambda keys: fused)
-        monkeypatch.setattr(cache_module, "backend_for", lambda keys: backend(fused))
+        monkeypatch.setattr(writing, "backend_for", lambda keys: backend(fused))
         monkeypatch.setattr(Session, "_reads_fused", lambda session, length: fused)
         padded, read_padded = [], PromptReader._read_padded
 
