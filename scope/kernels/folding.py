@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv1d
+from torch.nn.functional import pad
 
 from scope.kernels.tensors import FREE, Mixer, by_worth_then_newest
 
@@ -74,16 +74,22 @@ def _mixed(
     dtype = torch.promote_types(keys.dtype, torch.float32)
     states = torch.cat([keys, values], dim=-1).to(dtype) * there[..., None]
     weight, bias = mixer.weight.to(dtype), mixer.bias.to(dtype)
-    sequence = states.flatten(0, -3).transpose(1, 2)
-    answer = conv1d(sequence, weight, bias, padding=weight.shape[-1] // 2).relu()
-    answer = answer.view(*states.shape[:-2], *answer.shape[1:])
-    share = answer.masked_fill(~there[..., None, :], -torch.inf).softmax(dim=-1)
+    answer = _convolution(states, weight, bias).relu()
+    share = answer.masked_fill(~there[..., None], -torch.inf).softmax(dim=-2)
     share = share.nan_to_num()  # of a row where nothing is to be merged
     channel = (pivots.cumsum(dim=-1) - 1).clamp(0, len(bias) - 1)
-    merged = (share @ states).gather(
+    merged = (share.mT @ states).gather(
         -2, channel[..., None].expand(*channel.shape, states.shape[-1])
     )
     mixed = torch.lerp(states, merged, mixer.gate.to(dtype))
     new_keys, new_values = mixed.to(keys.dtype).chunk(2, dim=-1)
     changed = pivots[..., None]
     return new_keys.where(changed, keys), new_values.where(changed, values)
+
+
+def _convolution(states: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """``[..., P, M]`` of ``[..., P, 2D]``, in products: cuDNN's convolution may round to TF32."""
+    entries, taps = states.shape[-2], weight.shape[-1]
+    padded = pad(states, (0, 0, taps // 2, taps // 2))
+    products = (padded[..., tap : tap + entries, :] @ weight[..., tap].T for tap in range(taps))
+    return sum(products, start=bias)

@@ -8,6 +8,7 @@ from unittest import mock
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from baselines.lococo_heads import Heads
 from scope.kernels.tensors import FREE
@@ -142,3 +143,26 @@ def test_many_blocks_are_as_in_torch(dtype: torch.dtype) -> None:
     close = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}[dtype]
     for one, other in zip(ours, torch_alone, strict=True):
         torch.testing.assert_close(one, other, rtol=close, atol=close)
+
+
+class Operations(TorchDispatchMode):
+    """What torch is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_torch_asks_for_no_convolution() -> None:
+    """On a GPU cuDNN's are in TF32, unless told otherwise, which is off by 1e-4."""
+    given, heads = layer(30, 16, 3, torch.float32), heads_of(4, 16, 3)
+    with Operations() as asked:
+        folded(given, heads, 3, torch.float32, kernels=False)
+    assert "topk" in asked.names
+    assert not any("convolution" in name for name in asked.names)
