@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from scope.kernels.folding import fold as fold
 from scope.kernels.rounding import movable, restore_keys, restore_values, stored_as
 from scope.kernels.tensors import (
     FREE,
