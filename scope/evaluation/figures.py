@@ -155,6 +155,38 @@ def agreement_by_distance(rows: Sequence[Row]) -> str | None:
         return _svg(figure)
 
 
+def accuracy_by_lines_back(rows: Sequence[Row]) -> str | None:
+    """Indexed accuracy by how long ago the output had written what a line needs.
+
+    Distances up to each power of two are taken together. None where no task tells them.
+    """
+    rows = [row for row in rows if row.score.by_lines_back]
+    if not rows:
+        return None
+    with mpl.rc_context(_LOOK):
+        figure = Figure(figsize=(_WIDTH, 3.6), layout="constrained")
+        axes = figure.subplots()
+        for row in rows:
+            back, accuracy, count = np.array(row.score.by_lines_back).T
+            octave = np.ceil(np.log2(back)).astype(int)
+            weights = np.bincount(octave, count)
+            places, right = (np.bincount(octave, count * part) for part in (back, accuracy))
+            asked = weights > 0
+            axes.plot(
+                places[asked] / weights[asked],
+                100 * right[asked] / weights[asked],
+                label=_label(row, rows),
+                linewidth=1.4,
+                **style_of(row.name),
+            )
+        axes.set_xscale("log", base=2)
+        axes.set_ylim(0, 100)
+        axes.set_xlabel("lines since the output last wrote what a line needs")
+        axes.set_ylabel("indexed accuracy (%)")
+        _legend(figure)
+        return _svg(figure)
+
+
 def lengths(rows: Sequence[Row]) -> str:
     """How long the outputs are: tokens, or characters where tokens are not on record."""
     in_tokens = all(row.score.tokens is not None for row in rows)

@@ -27,6 +27,8 @@ class Score:
         text_accuracies: the same of each text, in the order of the records.
         lenient_accuracies: the same, read leniently; empty where the data set has no such reading.
         by_index: the indexed accuracy of each place in the prompt's list of questions.
+        by_lines_back: the same by how many lines ago the output had last written what a question
+            needs: lines, accuracy and number of questions, from the nearest on.
         answered: questions with an answer that can be read, and ``lenient_answered`` where it is
             read leniently.
         right, read: of each prompt, how many answers are right and how many can be read.
@@ -42,6 +44,7 @@ class Score:
     text_accuracies: tuple[float, ...]
     lenient_accuracies: tuple[float, ...]
     by_index: tuple[float, ...]
+    by_lines_back: tuple[tuple[int, float, int], ...]
     answered: float
     lenient_answered: float | None
     right: tuple[float, ...]
@@ -79,6 +82,9 @@ def score(result: DatasetResult) -> Score:
         text_accuracies=tuple(m.accuracy for m in marks),
         lenient_accuracies=per_problem(result, [m.accuracy for m in lenient]),
         by_index=_mean_by_index([m.correct for m in marks]),
+        by_lines_back=_by_lines_back(
+            [task.lines_back(record) for record in records], [m.correct for m in marks]
+        ),
         answered=_share([m.answered for m in marks]),
         lenient_answered=_share([m.answered for m in lenient]) if lenient else None,
         right=per_problem(result, [sum(m.correct) for m in marks]),
@@ -119,3 +125,14 @@ def _mean_by_index(correct: Sequence[Sequence[bool]]) -> tuple[float, ...]:
         for column, value in zip(columns, row, strict=False):
             column.append(value)
     return tuple(float(np.mean(column)) for column in columns)
+
+
+def _by_lines_back(
+    back: Sequence[Sequence[int | None]], correct: Sequence[Sequence[bool]]
+) -> tuple[tuple[int, float, int], ...]:
+    marks: dict[int, list[bool]] = {}
+    for distances, row in zip(back, correct, strict=True):
+        for distance, is_right in zip(distances, row, strict=False):
+            if distance is not None:
+                marks.setdefault(distance, []).append(is_right)
+    return tuple((lines, float(np.mean(own)), len(own)) for lines, own in sorted(marks.items()))

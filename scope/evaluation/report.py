@@ -110,6 +110,11 @@ def _pictures(prefix: str, rows: Sequence[Row]) -> list[_Picture]:
             "Indexed accuracy against the question's place in the prompt (means of neighbours).",
             figures.accuracy_by_question(rows),
         ),
+        "back": (
+            "Indexed accuracy by how many lines ago the output had last written what a line needs; "
+            "distances up to each power of two together.",
+            figures.accuracy_by_lines_back(rows),
+        ),
         "memory": (
             "Indexed accuracy against the KV cache of one sequence, with its intervals. "
             "A method's line joins its budgets; the grey steps are the Pareto front.",

@@ -5,11 +5,19 @@ total makes an older one worthless.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import ClassVar
 
-from scope.tasks.made import MadeTask, Problem, named_value, numbered_lines, plain
+from scope.tasks.made import (
+    MadeTask,
+    Problem,
+    lines_since,
+    named_value,
+    numbered_lines,
+    plain,
+)
 from scope.tasks.task import Exam, Marks
 from scope.tasks.words import draw_names
 
@@ -64,6 +72,10 @@ class Ledger(MadeTask):
 
     def asks(self, question: str, answer: str) -> bool:
         return bool(_QUESTION.fullmatch(question) and _ANSWER.fullmatch(answer))
+
+    def lines_back(self, exam: Exam) -> Sequence[int | None]:
+        accounts = [_QUESTION.findall(question)[0][1] for question in exam.questions]
+        return lines_since(accounts, [[account] for account in accounts])
 
     def mark(self, exam: Exam, pred: str) -> Marks:
         lines = numbered_lines(pred)

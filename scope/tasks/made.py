@@ -78,6 +78,21 @@ def numbered_lines(text: str) -> dict[int, str]:
     return lines
 
 
+def lines_since(needed: Sequence[str], written: Sequence[Sequence[str]]) -> tuple[int | None, ...]:
+    """Of each line, how many lines ago the name that it needs was last written, None for never.
+
+    Args:
+        needed: a name a line.
+        written: the names that each line writes.
+    """
+    last: dict[str, int] = {}
+    back: list[int | None] = []
+    for line, (name, names) in enumerate(zip(needed, written, strict=True)):
+        back.append(line - last[name] if name in last else None)
+        last.update(dict.fromkeys(names, line))
+    return tuple(back)
+
+
 def named_value(line: str) -> tuple[str, int] | None:
     """``fox = 5 + 7 = 12`` and ``fox: 5 + 7 = 12`` give the name and the last number."""
     name, found, rest = re.sub("[*`_]", "", line).partition(":" if ":" in line else "=")

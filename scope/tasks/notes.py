@@ -6,11 +6,20 @@ stands beside the name. Nothing is worked out, and nothing is ever replaced.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import ClassVar
 
-from scope.tasks.made import ARROW, MadeTask, Problem, named_value, numbered_lines, plain
+from scope.tasks.made import (
+    ARROW,
+    MadeTask,
+    Problem,
+    lines_since,
+    named_value,
+    numbered_lines,
+    plain,
+)
 from scope.tasks.task import Exam, Marks
 from scope.tasks.words import draw_names
 
@@ -73,6 +82,11 @@ class Notes(MadeTask):
 
     def asks(self, question: str, answer: str) -> bool:
         return bool(_QUESTION.fullmatch(question) and _ANSWER.fullmatch(answer))
+
+    def lines_back(self, exam: Exam) -> Sequence[int | None]:
+        """Of a name that a line before the questions was the last to write, too, it is None."""
+        names = [_QUESTION.findall(question)[0][1:] for question in exam.questions]
+        return lines_since([old for old, _ in names], names)
 
     def mark(self, exam: Exam, pred: str) -> Marks:
         lines = numbered_lines(pred)

@@ -70,6 +70,14 @@ class Task(ABC):
         """The same where an answer needs no set phrase; None where there is no such reading."""
         return None
 
+    def lines_back(self, exam: Exam) -> Sequence[int | None]:
+        """Of each question, how many lines ago the output had last written what it needs.
+
+        None where that stands in the prompt alone. Empty where no question needs an output, or all
+        need the line before.
+        """
+        return ()
+
     def upstream_accuracy(self, exam: Exam, pred: str) -> float:
         """The original's score of one prompt, 0 to 1; asked of published data sets only."""
         raise NotImplementedError

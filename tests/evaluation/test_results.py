@@ -232,6 +232,23 @@ def test_indexed_score_and_diagnostics(write: Callable[..., Path]) -> None:
     assert indexed.repetition("a b c d e f g h " * 3) == pytest.approx(9 / 17)
 
 
+def test_accuracy_by_lines_back(write: Callable[..., Path], tmp_path: Path) -> None:
+    questions = ["1. fox: ? + 1 = ?", "2. fox: ? + 2 = ?", "3. owl: ? + 4 = ?", "4. fox: ? + 5 = ?"]
+    exam = {"questions": questions, "answers": ["fox: 1", "fox: 3", "owl: 4", "fox: 8"]}
+    right = "1. fox: 0 + 1 = 1\n2. fox: 1 + 2 = 3\n3. owl: 0 + 4 = 4\n"
+    rows = [
+        {"prompt": f"{last}", "length": 9, "pred": right + last, **exam}
+        for last in ("4. fox: 3 + 5 = 8", "4. fox: 4 + 5 = 9")
+    ]
+    folder = write(rows, dataset="ledger")
+    [result] = find_result_folders(folder)
+    score = indexed.score(read_dataset(result, "ledger"))
+    assert score.by_lines_back == ((1, 1.0, 2), (2, 0.5, 2))
+    out = tmp_path / "report"
+    assert eval_gen.main(["--results_dir", str(folder), "--report", str(out)]) == 0
+    assert (out / "figures" / "ledger_4_tiny_back.svg").exists()
+
+
 def test_intervals_cover_the_mean_and_narrow_with_more_prompts() -> None:
     few = estimate([0.2, 0.4, 0.6, 0.8] * 2)
     many = estimate([0.2, 0.4, 0.6, 0.8] * 32)

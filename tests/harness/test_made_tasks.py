@@ -57,6 +57,27 @@ def test_the_true_solution_is_right_and_a_part_of_it_in_part(task: MadeTask, lev
     assert not any(half.answered[-len(half.answered) // 3 :])
 
 
+@pytest.mark.parametrize(
+    ("task", "questions", "back"),
+    [
+        (
+            "ledger",
+            ["1. fox: ? + 1 = ?", "2. owl: ? + 1 = ?", "3. fox: ? - 1 = ?"],
+            [None, None, 2],
+        ),
+        (
+            "notes",
+            ["4. a -> owl", "5. owl -> hen", "6. a -> elk", "7. hen -> cat"],
+            [None, 1, 2, 2],
+        ),
+    ],
+)
+def test_lines_back_is_to_where_the_name_was_written_last(
+    task: str, questions: list[str], back: list[int | None]
+) -> None:
+    assert list(TASKS[task].lines_back(Exam("", questions, []))) == back
+
+
 @ANY_TASK
 @ANY_LEVEL
 def test_every_row_is_another_and_the_same_at_every_time(task: MadeTask, level: str) -> None:
