@@ -16,6 +16,7 @@ from scope.evaluation.styles import style_of
 
 _WIDTH = 7.0  # inches, the text width of a paper
 _BINS = 10
+_FEW = 30  # questions that no mean is taken of alone
 _PANELS_A_LINE = 2
 _LOOK = {
     "font.size": 9,
@@ -158,7 +159,8 @@ def agreement_by_distance(rows: Sequence[Row]) -> str | None:
 def accuracy_by_lines_back(rows: Sequence[Row]) -> str | None:
     """Indexed accuracy by how long ago the output had written what a line needs.
 
-    Distances up to each power of two are taken together. None where no task tells them.
+    Distances up to each power of two are taken together, and the furthest, of few questions, with
+    those before them. None where no task tells them.
     """
     rows = [row for row in rows if row.score.by_lines_back]
     if not rows:
@@ -169,6 +171,8 @@ def accuracy_by_lines_back(rows: Sequence[Row]) -> str | None:
         for row in rows:
             back, accuracy, count = np.array(row.score.by_lines_back).T
             octave = np.ceil(np.log2(back)).astype(int)
+            often = np.flatnonzero(np.bincount(octave, count) >= _FEW)
+            octave = octave.clip(max=often.max(initial=0))
             weights = np.bincount(octave, count)
             places, right = (np.bincount(octave, count * part) for part in (back, accuracy))
             asked = weights > 0
