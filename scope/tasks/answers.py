@@ -140,13 +140,17 @@ def read_options(question: str) -> dict[str, str]:
 
 
 def _statements(answer: str) -> Iterator[str]:
-    """The line after each ``answer is`` or ``\\boxed``, without markup, the last one first."""
+    """The line after each ``answer is`` or ``\\boxed``, without markup, the last first, no text twice."""
     plain = answer.replace("\\boxed", "answer is").translate(_MARKUP)
     markers = list(_STATEMENT.finditer(plain))
     end = len(plain)
+    said: set[str] = set()  # a loop says the same over and over
     for marker in reversed(markers):
         value = plain[marker.end() : min(end, marker.end() + _VALUE_LENGTH)]
-        yield value.strip().partition("\n")[0]
+        line = value.strip().partition("\n")[0]
+        if line not in said:
+            yield line
+        said.add(line)
         end = marker.start()
     if not markers and "\n" not in plain:
         yield plain[:_VALUE_LENGTH]
