@@ -140,7 +140,7 @@ def read_options(question: str) -> dict[str, str]:
 
 
 def _statements(answer: str) -> Iterator[str]:
-    """The line after each ``answer is`` or ``\\boxed``, without markup, the last first, no text twice."""
+    """The line after each ``answer is`` or ``\\boxed``, no markup, the last first, none twice."""
     plain = answer.replace("\\boxed", "answer is").translate(_MARKUP)
     markers = list(_STATEMENT.finditer(plain))
     end = len(plain)
