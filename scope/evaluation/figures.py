@@ -9,7 +9,9 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 from scope.evaluation.evaluate import Row
 from scope.evaluation.styles import style_of
@@ -142,13 +144,7 @@ def agreement_by_distance(rows: Sequence[Row]) -> str | None:
         axes = figure.subplots()
         for row in rows:
             distances, equal = zip(*row.equal_by_distance, strict=True)
-            axes.plot(
-                distances,
-                [100 * share for share in equal],
-                label=_label(row, rows),
-                linewidth=1.4,
-                **style_of(row.name),
-            )
+            _curve(axes, row, rows, distances, equal)
         axes.set_xscale("log", base=2)
         axes.set_xlabel("tokens from the end of the prompt")
         axes.set_ylabel("equal tokens (%)")
@@ -176,13 +172,8 @@ def accuracy_by_lines_back(rows: Sequence[Row]) -> str | None:
             weights = np.bincount(octave, count)
             places, right = (np.bincount(octave, count * part) for part in (back, accuracy))
             asked = weights > 0
-            axes.plot(
-                places[asked] / weights[asked],
-                100 * right[asked] / weights[asked],
-                label=_label(row, rows),
-                linewidth=1.4,
-                **style_of(row.name),
-            )
+            weights = weights[asked]
+            _curve(axes, row, rows, places[asked] / weights, right[asked] / weights)
         axes.set_xscale("log", base=2)
         axes.set_ylim(0, 100)
         axes.set_xlabel("lines since the output last wrote what a line needs")
@@ -219,6 +210,12 @@ def lengths(rows: Sequence[Row]) -> str:
         axes.set_xlim(left=0)
         axes.set_xlabel("tokens generated per prompt" if in_tokens else "characters per prompt")
         return _svg(figure)
+
+
+def _curve(axes: Axes, row: Row, rows: Sequence[Row], x: ArrayLike, shares: ArrayLike) -> None:
+    """A row's line through shares of 1, drawn in percent."""
+    style = {"label": _label(row, rows), "linewidth": 1.4, **style_of(row.name)}
+    axes.plot(x, 100 * np.asarray(shares), **style)
 
 
 def _label(row: Row, rows: Sequence[Row]) -> str:
