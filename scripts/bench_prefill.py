@@ -41,6 +41,7 @@ PEER = "transformers"
 _TWO_PASSES, _OWN_LAYERS, _LAUNCHED = "-two-passes", "-own-layers", "-launched"
 _REPEATS = 5
 _RECORDING = 2  # readings of a prompt until there is a graph of it
+_ENOUGH = 20.0  # seconds of readings that tell the time of one; so long a prompt is no graph
 
 # Given prompts, what reads one of them by its index.
 _Reader = Callable[[Sequence[list[int]]], AbstractContextManager[Callable[[int], object]]]
@@ -62,7 +63,7 @@ def main() -> None:
         f"{torch.cuda.get_device_name() if args.device == 'cuda' else platform.machine()}, torch "
         f"{torch.__version__}, transformers {transformers.__version__}; "
         f"{args.shape or args.model_path} in {model.dtype}, C {args.max_capacity_prompt}, "
-        f"w {args.window_size}; median of {_REPEATS}"
+        f"w {args.window_size}; median of {_REPEATS}, or of those that begin within {_ENOUGH:.0f} s"
     )
     print(_line(*_COLUMNS), flush=True)
     readers: dict[str, _Reader] = {PEER: partial(_own_reader, model)}
@@ -110,6 +111,16 @@ def _line(*cells: object) -> str:
     )
 
 
+def _seconds(args: argparse.Namespace, work: Callable[[], object]) -> tuple[float, float]:
+    """Until the work was launched, and until it was done."""
+    synchronize(args.device)
+    started = time.perf_counter()
+    work()
+    launched = time.perf_counter() - started
+    synchronize(args.device)
+    return launched, time.perf_counter() - started
+
+
 def _measure(
     args: argparse.Namespace, model: PreTrainedModel, reader: _Reader, length: int
 ) -> dict[str, float]:
@@ -120,17 +131,16 @@ def _measure(
     short = prompt[: 2 * args.max_capacity_prompt]
     with reader([*[prompt] * (_RECORDING + _REPEATS), short]) as read:
         read(-1)
+        warm_up = 0.0
         for _ in range(_RECORDING):
-            read(0)
+            if warm_up < _ENOUGH / _REPEATS:
+                warm_up += _seconds(args, partial(read, 0))[1]
         if args.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        for _ in range(_REPEATS):
-            synchronize(args.device)
-            started = time.perf_counter()
-            read(0)
-            host_times.append(time.perf_counter() - started)
-            synchronize(args.device)
-            times.append(time.perf_counter() - started)
+        while len(times) < _REPEATS and sum(times) < _ENOUGH:
+            launched, done = _seconds(args, partial(read, 0))
+            host_times.append(launched)
+            times.append(done)
     seconds = statistics.median(times)
     rate = _operations(model, length) / seconds
     result = {
