@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from baselines.h2o import H2O
-from baselines.lococo_folding import fold, folded
 from baselines.lococo_heads import RECALL, Trained, path_of
 from scope.errors import ScopeError
+from scope.kernels.folding import folded
 from scope.methods.budget import Share, least, on_device
 from scope.methods.compressor import Compressor
 from scope.methods.fidelity import Fidelity
@@ -109,7 +109,7 @@ class LoCoCoDecoding(Trained, RecentWindow):
     def rewrite(self, slots: Slots, leaving: Tensor) -> None:
         heads = self.heads_for(slots.keys)
         # A head's own lightest leave, but where heads share: what leaves is folded in any case.
-        fold(
+        slots.backend.fold(
             slots.keys,
             slots.values,
             slots.ranks,

@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from baselines.lococo_folding import Mixer
 from scope.errors import ScopeError
+from scope.kernels.tensors import Mixer
 from scope.methods.rope import head_dim_of
 
 RECALL = "recall"  # names the heads that the recall model comes with

@@ -32,10 +32,10 @@ from tqdm import tqdm
 from transformers import DynamicCache, PreTrainedModel
 
 from baselines.lococo import split
-from baselines.lococo_folding import folded
 from baselines.lococo_heads import Heads
 from scope.errors import ScopeError
 from scope.harness.models import load_model, load_tokenizer
+from scope.kernels.folding import folded
 from scope.methods.rope import head_dim_of
 from scope.recall.task import RecallTask
 from scripts.checkpoint import load_checkpoint, save_checkpoint

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from scope.kernels.tensors import (
     Listed,
+    Mixer,
     NewTokens,
     Ranking,
     Received,
@@ -102,6 +103,34 @@ class Backend(Protocol):
             row: which sequence of the batch.
             keys, values: ``[H, P, D]`` in the order of their ranks, any strides but for D.
             positions: ``[H, P]`` integers; FREE leaves a slot empty.
+        """
+
+    def fold(
+        self,
+        keys: Tensor,
+        values: Tensor,
+        ranks: Tensor,
+        worth: Tensor,
+        leaving: Tensor,
+        last: Tensor,
+        most: int,
+        mixer: Mixer,
+    ) -> None:
+        """Mix what leaves, and the least worthy beside it, into those of these that stay.
+
+        Where something leaves, as many of the lowest worth are pivots as make up ``most`` together
+        with it, of equals the newest first. What becomes of them `Mixer` says, whose channels are
+        at least as many. A head from which nothing leaves stays as it is.
+
+        Args:
+            keys, values: ``[B, H, S, D]``, the pivots' changed in place; strides alike, any but
+                for D.
+            ranks: ``[B, H, S]`` int32, the order of positions; FREE where there is nothing.
+            worth: ``[B, H, S]`` float32.
+            leaving: ``[B, H, S]`` bool, at most ``most`` of a head.
+            last: ``[B]`` int32, the last rank of a pivot.
+            most: entries merged of a head.
+            mixer: of the layer.
         """
 
     def column_sums(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from scope.kernels.folding import fold as fold
 from scope.kernels.rounding import movable, restore_keys, restore_values, stored_as
 from scope.kernels.tensors import (
     FREE,

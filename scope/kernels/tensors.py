@@ -310,6 +310,25 @@ class Received:
 
 
 @dataclass(frozen=True)
+class Mixer:
+    """One layer's convolution over what is merged, in the order of positions, P entries ``[K; V]``.
+
+        A = softmax(relu(conv1d([K; V])))                    [M, P], over the P entries
+        W = (1 - g) onehot(pivots) + g A                     [M, P], rows sum to 1
+        K' = W K,  V' = W V
+
+    Attributes:
+        weight: ``[M, 2D, taps]``, an odd number of taps.
+        bias: ``[M]``.
+        gate: ``[]``, g.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    gate: Tensor
+
+
+@dataclass(frozen=True)
 class Ranking:
     """What decides between tokens in a kernel that attends and evicts at once.
 

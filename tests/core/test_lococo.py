@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from baselines import lococo_folding
 from scope import Compression, ScopeError, patch
 from scope.generation.session import Session
+from scope.kernels import folding
 from tests.core.test_open_house import POOL, PROMPT, PROMPTS, STEPS, run
 from tests.core.tiny import tiny_heads, tiny_model
 from tests.examples.uneven import Uneven
@@ -69,8 +69,8 @@ def test_all_that_leaves_is_folded(share_heads: bool, monkeypatch: pytest.Monkey
         counts.append((rest & ~pivots).sum(dim=-1))
         return own(keys, values, rest, pivots, *more)
 
-    own = lococo_folding.folded
-    monkeypatch.setattr(lococo_folding, "folded", counted)
+    own = folding.folded
+    monkeypatch.setattr(folding, "folded", counted)
     options = {"period": 4, "heads": tiny_heads(), "share_heads": share_heads}
     run(Compression("ALLKV", "lococo", **options, **POOL), PROMPTS)
     assert len(counts) > 1

@@ -10,6 +10,7 @@ from scope.kernels.triton.column_sums import column_sums as column_sums_of_many_
 from scope.kernels.triton.cosines import cosine_sums
 from scope.kernels.triton.eviction import evict
 from scope.kernels.triton.filling import fill, filler
+from scope.kernels.triton.folding import fold
 from scope.kernels.triton.last_queries import attention_sums, product_sums
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "evict",
     "fill",
     "filler",
+    "fold",
     "look",
     "product_sums",
 ]

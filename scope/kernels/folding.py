@@ -1,33 +1,12 @@
-"""LoCoCo's mixtures, through which its heads are also trained."""
-
-from dataclasses import dataclass
+"""LoCoCo's mixtures in plain torch: what a CPU runs, and what heads are trained through."""
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from scope.kernels.tensors import FREE, by_worth_then_newest
+from scope.kernels.tensors import FREE, Mixer, by_worth_then_newest
 
 _FIRST, _LAST = torch.iinfo(torch.int64).min, torch.iinfo(torch.int64).max
-
-
-@dataclass(frozen=True)
-class Mixer:
-    """One layer's convolution over what is merged, in the order of positions, P entries ``[K; V]``.
-
-        A = softmax(relu(conv1d([K; V])))                    [M, P], over the P entries
-        W = (1 - g) onehot(pivots) + g A                     [M, P], rows sum to 1
-        K' = W K,  V' = W V
-
-    Attributes:
-        weight: ``[M, 2D, taps]``, an odd number of taps.
-        bias: ``[M]``.
-        gate: ``[]``, g.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    gate: Tensor
 
 
 def fold(
@@ -40,20 +19,7 @@ def fold(
     most: int,
     mixer: Mixer,
 ) -> None:
-    """Mix what leaves, and the least worthy beside it, into those of these that stay.
-
-    Where something leaves, as many of the lowest worth are pivots as make up ``most`` together
-    with it, of equals the newest first. A head from which nothing leaves stays as it is.
-
-    Args:
-        keys, values: ``[B, H, S, D]``, the pivots' changed in place.
-        ranks: ``[B, H, S]`` int32, the order of positions; FREE where there is nothing.
-        worth: ``[B, H, S]`` float32.
-        leaving: ``[B, H, S]`` bool, at most ``most`` of a head.
-        last: ``[B]`` int32, the last rank of a pivot.
-        most: entries merged of a head.
-        mixer: of the layer, whose channels are at least as many as the pivots.
-    """
+    """Mix what leaves, and the least worthy, into the pivots; see `Backend`."""
     may_be_folded = (ranks != FREE) & (ranks <= last[:, None, None])
     order = by_worth_then_newest(worth, ranks).masked_fill(~may_be_folded, _LAST)
     order = order.masked_fill(leaving, _FIRST)
