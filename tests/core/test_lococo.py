@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from scope import Compression, ScopeError, patch
 from scope.generation.session import Session
 from scope.kernels import folding
-from tests.core.test_open_house import POOL, PROMPT, PROMPTS, STEPS, run
+from tests.core.test_open_house import DEVICE, POOL, PROMPT, PROMPTS, STEPS, run
 from tests.core.tiny import tiny_heads, tiny_model
 from tests.examples.uneven import Uneven
 
@@ -61,6 +61,7 @@ def test_merging_changes_the_lightest_and_nothing_else(share_heads: bool) -> Non
     assert share_heads == torch.equal(changed[0], changed[1])
 
 
+@pytest.mark.skipif(DEVICE == "cuda", reason="counts what plain torch folds; kernels fold there")
 @pytest.mark.parametrize("share_heads", [False, True])
 def test_all_that_leaves_is_folded(share_heads: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     counts = []
