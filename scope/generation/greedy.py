@@ -34,7 +34,7 @@ def generate(
     max_new_tokens: int,
     eos_token_ids: Collection[int],
     min_new_tokens: int = 0,
-    on_tokens: Callable[[int], object] = lambda count: None,
+    on_tokens: Callable[[list[int]], object] = lambda given: None,
     done: Collection[int] = (),
     sampler: Sampler | None = None,
 ) -> Iterator[tuple[int, Generation]]:
@@ -49,7 +49,7 @@ def generate(
         max_new_tokens: most tokens after a prompt.
         eos_token_ids: tokens that end a text.
         min_new_tokens: first tokens that must not be one of them.
-        on_tokens: called with the number of tokens that a prompt or a step has given.
+        on_tokens: called with the indices of the prompts that a step has given a token each.
         done: indices of prompts to leave out.
         sampler: what draws the tokens; None takes the likeliest.
 
@@ -105,7 +105,7 @@ def generate(
         nonlocal last_clock
         for tokens, one in look.read():
             live = {row: text for row, text in one.texts.items() if not text.ended}
-            on_tokens(len(live))
+            on_tokens([text.index for text in live.values()])
             if one.held is not None:
                 work.count_step(one.held[list(live)], batch_size)
             for row, text in live.items():

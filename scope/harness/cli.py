@@ -1,8 +1,9 @@
 """The command: plan or run every job of a command line, one loaded model for all."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch.distributed as dist
 
@@ -19,8 +20,9 @@ from scope.harness.models import Models
 from scope.harness.plan import make_plan
 from scope.harness.ranks import check_splittable, own_folder, process_group
 from scope.harness.results import ResultFile
-from scope.harness.run import check_job, run_job
+from scope.harness.run import check_job, run_jobs
 from scope.harness.signals import exit_code, stopped_by_signals
+from scope.harness.together import batches_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 jobs += checked_jobs(command, models)
                 return _run_split(jobs, models)
         jobs += checked_jobs(command, models)
-        return _plan(jobs, models) if command.dry_run else _run(jobs, models, command.log_to)
+        return _plan(jobs, models) if command.dry_run else _run(jobs, models, command)
 
     return exit_code_of(work)
 
@@ -79,11 +81,12 @@ def _plan(jobs: list[Job], models: Models) -> int:
     return 0
 
 
-def _run(jobs: list[Job], models: Models, log_to: str | None) -> int:
-    """Check all jobs, then run one after the other, then score what is there."""
+def _run(jobs: list[Job], models: Models, command: Command) -> int:
+    """Check all jobs, then run one batch after the other, then score what is there."""
     check_jobs(jobs, models)
-    with scored(jobs), logged(jobs, log_to):
-        failed = [job for job in jobs if not _run_one(job, models)]
+    batches = batches_of(jobs, command.together)
+    with scored(jobs), logged(jobs, command.log_to):
+        failed = [job for batch in batches if not _run_batch(batch, models) for job in batch]
     if failed and len(jobs) > 1:
         names = ", ".join(f"{job.label} on {job.dataset}" for job in failed)
         print(f"error: not finished: {names}", file=sys.stderr)
@@ -97,8 +100,7 @@ def _run_split(jobs: list[Job], models: Models) -> int:
     check_jobs(jobs, models)
     for job in jobs:
         with own_folder(job) as own:
-            for warning in run_job(own, models)["warnings"]:
-                print(f"warning: {warning}", file=sys.stderr)
+            _warn(run_jobs([own], models))
     if dist.get_rank() == 0:
         _score(jobs)
     return 0
@@ -121,16 +123,20 @@ def scored(jobs: list[Job]) -> Iterator[None]:
     _score(jobs)
 
 
-def _run_one(job: Job, models: Models) -> bool:
-    """Whether the run came to its end; what stopped it is told, and the next one may do better."""
+def _run_batch(jobs: Sequence[Job], models: Models) -> bool:
+    """Whether the runs came to their end; what stopped them is told, and the next may do better."""
     try:
-        run = run_job(job, models)
+        _warn(run_jobs(jobs, models))
     except ScopeError as error:
         print(f"error: {error}", file=sys.stderr)
         return False
-    for warning in run["warnings"]:
-        print(f"warning: {warning}", file=sys.stderr)
     return True
+
+
+def _warn(runs: Iterable[Mapping[str, Any]]) -> None:
+    for run in runs:
+        for warning in run["warnings"]:
+            print(f"warning: {warning}", file=sys.stderr)
 
 
 def _score(jobs: list[Job]) -> None:

@@ -30,6 +30,7 @@ class Command:
     dry_run: bool
     tensor_parallel: bool = False
     log_to: str | None = None
+    together: bool = False
 
 
 def parse_command(arguments: Sequence[str] | None = None) -> Command:
@@ -47,6 +48,9 @@ def parse_command(arguments: Sequence[str] | None = None) -> Command:
     options = vars(_parser().parse_args(arguments))
     dry_run, config_file = options.pop("dry_run"), options.pop("config")
     tensor_parallel, log_to = options.pop("tensor_parallel"), options.pop("log_to")
+    together = options.pop("together")
+    if together and tensor_parallel:
+        raise ScopeError("--together does not go with --tensor_parallel; leave one of them out")
     common = _plainly_named(_read_yaml(config_file)) if config_file else {}
     excluded = Exclusions(common.pop("exclude", []))
     runs = common.pop("runs", None)
@@ -64,7 +68,7 @@ def parse_command(arguments: Sequence[str] | None = None) -> Command:
     if not configs:
         raise ScopeError(f"{config_file}: `exclude` leaves none of the runs")
     _refuse_unread({*common, *options}, configs)
-    return Command(configs, dry_run, tensor_parallel, log_to)
+    return Command(configs, dry_run, tensor_parallel, log_to, together)
 
 
 def _grid(values: Mapping[str, Any], own: Collection[str]) -> list[RunConfig]:
@@ -114,6 +118,13 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         default=False,
         help="split the model over the processes that torchrun --nproc_per_node N has started",
+    )
+    parser.add_argument(
+        "--together",
+        action="store_true",
+        default=False,
+        help="let data sets of one configuration decode in one batch, which reads the weights once "
+        "for all; each still has its own result file",
     )
     parser.add_argument(
         "--log_to", choices=SERVICES, default=None, help="tell how far the runs are"

@@ -91,13 +91,13 @@ def against_floor(done: dict[str, int], rates: Rates, seconds: float) -> dict[st
     }
 
 
-def told(label: str, start: dict[str, Any]) -> str:
-    """One line about a start on a GPU."""
+def told(label: str, start: dict[str, Any], seconds: float) -> str:
+    """One line about a start on a GPU, all of whose batch took so long."""
     done, spent, floor = start["work"], start["spent"], start["floor"]
     rows = done["row_steps"] + done["idle_row_steps"]
     idle = done["idle_row_steps"] / rows if rows else 0.0
     return (
-        f"{label}: {start['seconds']:.1f} s, of which the floor is {floor['share']:.0%}: prompts "
+        f"{label}: {seconds:.1f} s, of which the floor is {floor['share']:.0%}: prompts "
         f"{spent['prompts']:.2f} s (floor {floor['prompts']:.2f}), {done['steps']} steps "
         f"{spent['steps']:.2f} s (floor {floor['steps']:.2f}; capture {spent['capture']:.2f} s; "
         f"{idle:.0%} of the rows idle), writing {spent['writing']:.2f} s beside them; copies at "

@@ -14,11 +14,13 @@ import transformers
 from scope.harness.jobs import Job
 
 
-def new_start(job: Job) -> dict[str, Any]:
+def new_start(job: Job, beside: Sequence[Job] = ()) -> dict[str, Any]:
     """A start that has generated nothing yet.
 
     Its ``tokens`` and ``seconds`` are brought up to date as each example ends, so that they stand
-    when it is killed. ``batch_size`` is the one that it came to.
+    when it is killed. ``batch_size`` is the one that it came to. Where other jobs decode in the
+    same batch, ``beside`` names their data sets, ``seconds`` is this job's part of the batch's, in
+    proportion to its tokens, and the work and its floor are the whole batch's.
     """
     device = f"{os.cpu_count()} cores of {platform.machine()}"
     if job.device.startswith("cuda"):
@@ -35,6 +37,7 @@ def new_start(job: Job) -> dict[str, Any]:
             "transformers": transformers.__version__,
             "git_commit": _git_commit(),
         },
+        **({"beside": [other.dataset for other in beside]} if beside else {}),
         "batch_size": None,
         "tokens": 0,
         "seconds": 0.0,

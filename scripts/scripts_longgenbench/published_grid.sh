@@ -3,7 +3,7 @@
 #
 #   published_grid.sh MODEL [option of sweep.py or run_longgenbench.py ...]
 #
-# For example: published_grid.sh MODEL --prompt_style chat --batch_size auto --dtype bfloat16
+# For example: published_grid.sh MODEL --together --prompt_style chat --batch_size auto
 # A stopped grid goes on where it was. PYTHON names another python.
 set -euo pipefail
 model=${1:?usage: published_grid.sh MODEL [option of sweep.py or run_longgenbench.py ...]}

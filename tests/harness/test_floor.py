@@ -46,7 +46,7 @@ def test_a_floor_is_what_rates_make_of_it() -> None:
     floor = against_floor(done, Rates(bytes=20.0, operations=100.0), seconds=20.0)
     assert (floor["prompts"], floor["steps"], floor["share"]) == (6.0, 4.0, 0.5)
     spent = {"prompts": 8.0, "steps": 11.0, "capture": 1.0, "writing": 0.5}
-    line = told("H2O", {"work": done, "floor": floor, "spent": spent, "seconds": 20.0})
+    line = told("H2O", {"work": done, "floor": floor, "spent": spent}, 20.0)
     assert "20.0 s, of which the floor is 50%" in line
     assert "25% of the rows idle" in line
 

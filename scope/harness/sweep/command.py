@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         jobs += checked_jobs(command, models)
         if own.ray is not None and own.shard is not None:
             raise ScopeError("--ray and --shard both share the units out; give one of them")
-        units = units_of(jobs, models, own.slice)
+        units = units_of(jobs, models, own.slice, command.together)
         if own.dry_run:
             for job in jobs:
                 check_plan(job, models.config(job.model_path))
@@ -83,7 +83,7 @@ def _do(units: list[Unit], own: argparse.Namespace, models: Models) -> list[Unit
 
 
 def _do_on_cluster(units: list[Unit], own: argparse.Namespace) -> list[Unit]:
-    watch = Watch([unit.job for unit in units if unit.job.rows is None])
+    watch = Watch([job for unit in units for job in unit.jobs if job.rows is None])
     with cluster(own.ray) as ray:
         workers = RayWorkers(ray, *sizes(ray, own.workers, own.gpus_per_worker))
         with progress("all units", watch.total, watch.look().examples) as bar:
@@ -108,9 +108,8 @@ def _print_plan(units: list[Unit], count: int) -> None:
         print(f"{index}/{count}: {len(share)} units")
         for unit in share:
             part = f"{unit.cost / total:4.0%}" if total else "    "
-            print(
-                f"  {part}  {Path(unit.job.model_path).name}  {unit.name}  {unit.job.result_file}"
-            )
+            files = ", ".join(str(job.result_file) for job in unit.jobs)
+            print(f"  {part}  {Path(unit.job.model_path).name}  {unit.name}  {files}")
 
 
 def _parser() -> argparse.ArgumentParser:

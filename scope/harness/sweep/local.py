@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from scope.errors import ScopeError
 from scope.harness.models import Models
-from scope.harness.run import join_slices, run_job
+from scope.harness.run import join_slices, run_jobs
 from scope.harness.sweep.unit import Unit
 from scope.harness.sweep.workers import Ended, Event, Ready
 
@@ -20,10 +20,10 @@ def do_unit(worker: int, unit: Unit, models: Models, attempt: int = 0) -> Ended:
             return Ended(worker, unit)
         if unit.slices:
             join_slices(unit.job, unit.slices, models)
-        run = run_job(unit.job, models, patience=_PATIENCE if attempt else 0)
+        runs = run_jobs(unit.jobs, models, patience=_PATIENCE if attempt else 0)
     except ScopeError as error:
         return Ended(worker, unit, str(error))
-    return Ended(worker, unit, warnings=tuple(run["warnings"]))
+    return Ended(worker, unit, warnings=tuple(text for run in runs for text in run["warnings"]))
 
 
 class ThisProcess:

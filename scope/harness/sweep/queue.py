@@ -1,6 +1,7 @@
 """Which unit a free worker takes."""
 
 from collections.abc import Collection, Sequence
+from pathlib import Path
 
 from scope.harness.sweep.unit import Unit
 
@@ -17,7 +18,7 @@ class UnitQueue:
 
     def __init__(self, units: Sequence[Unit]) -> None:
         self._waiting = sorted(units, key=lambda unit: -unit.cost)  # stable: equals in their order
-        self._unfinished = {unit.job.result_file.resolve() for unit in units}
+        self._unfinished = {file for unit in units for file in _files(unit)}
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -47,9 +48,13 @@ class UnitQueue:
 
     def finish(self, unit: Unit) -> None:
         """Let units begin that have waited for this one."""
-        self._unfinished.discard(unit.job.result_file.resolve())
+        self._unfinished -= _files(unit)
 
     def abandon(self) -> list[Unit]:
         """Give up all that is left."""
         left, self._waiting = self._waiting, []
         return left
+
+
+def _files(unit: Unit) -> set[Path]:
+    return {job.result_file.resolve() for job in unit.jobs}

@@ -73,7 +73,8 @@ class RayWorkers:
         except self._ray.exceptions.RayActorError:
             process = self.processes.pop(worker, None)
             if unit is not None and process is not None:
-                forget(unit.job.folder, process)
+                for job in unit.jobs:
+                    forget(job.folder, process)
             self._begin(worker)
             return Lost(worker, unit)
         if unit is not None:

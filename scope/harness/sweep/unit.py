@@ -1,23 +1,26 @@
-"""What a worker does in one go: a job, or a slice of one."""
+"""What a worker does in one go: jobs that share a batch, mostly one, or a slice of one."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from scope.errors import ScopeError
 from scope.evaluation.results import SLICES
 from scope.harness.data import select_rows
 from scope.harness.jobs import Job
 from scope.harness.models import Models
 from scope.harness.plan import weight_bytes
 from scope.harness.results import ResultFile
+from scope.harness.together import batches_of
 
 
 @dataclass(frozen=True, eq=False)
 class Unit:
-    """One job for one worker.
+    """What one worker does at a time.
 
     Attributes:
         job: what to run.
+        beside: what to run in the same batch.
         cost: tokens at most, times bytes of weights: how units compare, before any has run.
         after: result files of other units that must be finished first.
         slices: jobs whose results are joined into this one's.
@@ -27,8 +30,14 @@ class Unit:
     job: Job
     cost: int
     after: frozenset[Path] = frozenset()
+    beside: tuple[Job, ...] = ()
     slices: tuple[Job, ...] = ()
     whole: Path | None = None
+
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        """All that is run."""
+        return self.job, *self.beside
 
     @property
     def written(self) -> bool:
@@ -49,10 +58,12 @@ class Unit:
     def name(self) -> str:
         rows = self.job.rows
         part = "" if rows is None else f", examples {rows[0]} to {rows[1] - 1}"
-        return f"{self.job.label} on {self.job.dataset}{part}"
+        return f"{self.job.label} on {', '.join(job.dataset for job in self.jobs)}{part}"
 
 
-def units_of(jobs: Sequence[Job], models: Models, slice_size: int | None = None) -> list[Unit]:
+def units_of(
+    jobs: Sequence[Job], models: Models, slice_size: int | None = None, together: bool = False
+) -> list[Unit]:
     """The units of some jobs, in their order.
 
     Args:
@@ -60,14 +71,20 @@ def units_of(jobs: Sequence[Job], models: Models, slice_size: int | None = None)
         models: the command's.
         slice_size: most examples of one unit; a data set of more is cut, and one more unit joins
             its slices. None leaves data sets whole.
+        together: whether jobs that can share a batch are one unit.
+
+    Raises:
+        ScopeError: for slices together.
     """
+    if slice_size is not None and together:
+        raise ScopeError("--slice cuts data sets, and --together joins them; give one of the two")
     results = {job.result_file.resolve() for job in jobs}
     units: list[Unit] = []
-    for job in jobs:
-        examples = len(select_rows(job))
+    for batch in batches_of(jobs, together):
+        job, examples = batch[0], sum(len(select_rows(one)) for one in batch)
         bytes_read = weight_bytes(job, models.config(job.model_path))
-        reference = [] if job.compare_with is None else [job.compare_with.resolve()]
-        after = frozenset(results.intersection(reference))
+        references = {one.compare_with.resolve() for one in batch if one.compare_with is not None}
+        after = frozenset(results & references)
         slices: list[Job] = []
         if slice_size is not None and slice_size < examples:
             slices = [_slice(job, rows) for rows in _cuts(examples, slice_size)]
@@ -75,10 +92,11 @@ def units_of(jobs: Sequence[Job], models: Models, slice_size: int | None = None)
             first, end = part.rows or (0, examples)
             cost = (end - first) * job.max_new_tokens * bytes_read
             before = frozenset() if slices else after
-            units.append(Unit(part, cost, before, whole=job.result_file if slices else None))
+            whole = job.result_file if slices else None
+            units.append(Unit(part, cost, before, batch[1:], whole=whole))
         if slices:
             after |= {part.result_file.resolve() for part in slices}
-            units.append(Unit(job, 0, after, tuple(slices)))
+            units.append(Unit(job, 0, after, slices=tuple(slices)))
     return units
 
 
