@@ -136,7 +136,6 @@ def _through_layers(
     The rows ``[n, hidden]`` that come in are changed in place.
     """
     # Triton is there only where this runs.
-    from scope.kernels.triton import ahead
     from scope.kernels.triton.linear import gated_linear
     from scope.kernels.triton.pointwise import add_and_norm
 
@@ -144,22 +143,8 @@ def _through_layers(
     # Each branch ends in the norm that the next one begins with.
     norms = [layer.input_layernorm for layer in layers] + [model.model.norm]
     normed = add_and_norm(hidden, None, *_gain(norms[0]))
-    followers = [*layers[1:], None]
-    for layer, next_norm, follower in zip(layers, norms[1:], followers, strict=True):
+    for layer, next_norm in zip(layers, norms[1:], strict=True):
         attention, mlp = layer.self_attn, layer.mlp
-        after = follower.self_attn if follower is not None else None
-        projections = [after.q_proj, after.k_proj, after.v_proj] if after else [model.lm_head]
-        own = [attention.q_proj, attention.k_proj, attention.v_proj]
-        ahead.layer_begins(
-            len(hidden),
-            site_qkv=joined(*own)[0],
-            site_norm=layer.post_attention_layernorm.weight,
-            site_norm_before_qkv=next_norm.weight,
-            o=joined(attention.o_proj)[0],
-            gate_up=joined(mlp.gate_proj, mlp.up_proj)[0],
-            down=joined(mlp.down_proj)[0],
-            qkv=joined(*projections)[0],
-        )
         borrows = cache.borrows(attention.layer_idx)
         attended = attend(attention, normed, _heads(attention, normed, borrows))
         if wanted is not None and layer is layers[-1]:

@@ -25,8 +25,6 @@ from scope.kernels.tensors import (
     SlotTensors,
     StepCounts,
 )
-from scope.kernels.triton import ahead
-from scope.kernels.triton.ahead import fetch_ahead
 from scope.kernels.triton.compact import attend_compact
 from scope.kernels.triton.finishing import OF_ATTENTION, TRITON_DTYPE, Splits, finish
 from scope.kernels.triton.plan import plan_of
@@ -108,12 +106,7 @@ def _attend_splits(
     compact = slots.compact
     pruned = compact is not None and compact.channels is not None
     rounded = compact is not None and compact.key_bits is not None
-    # Programs that only fetch, after the rows'; else each fetches when it has done its work.
-    beside = 0
-    if ahead.megabytes("attention_beside"):
-        beside = triton.cdiv(ahead.BESIDE, plan.splits * heads)
-    site = "attention_beside" if beside else "attention"
-    _attend[plan.splits, heads, batch + beside](
+    _attend[plan.splits, heads, batch](
         new.queries,
         new.keys,
         new.values,
@@ -149,7 +142,6 @@ def _attend_splits(
         names,
         0 if slots.last_queries is None else slots.last_queries.shape[2],
         sight.scaling,
-        *ahead.arguments(site, batch, new.queries),
         WINDOW=sight.sliding_window or 0,
         GROUP=group,
         HEAD_DIM=head_dim,
@@ -171,8 +163,6 @@ def _attend_splits(
         VALUE_GROUP=min(compact.group, head_dim) if rounded else head_dim,
         COMPACT_BLOCK=min(compact.group, 32) if rounded else 32,
         IN_COMPACT=TRITON_DTYPE[_multiplied_in(rounded, new)],
-        FETCH=ahead.MODE,
-        THREADS=32 * plan.warps,
         num_warps=plan.warps,
         num_stages=plan.stages,
     )
@@ -204,7 +194,7 @@ def _empty_output(new: NewTokens) -> Tensor:
     return torch.empty(new.queries.shape, dtype=new.queries.dtype, device=new.queries.device)
 
 
-@triton.jit(do_not_specialize=["compact_splits", *ahead.NAMES])
+@triton.jit(do_not_specialize=["compact_splits"])
 def _attend(
     queries_ptr,
     new_keys_ptr,
@@ -249,15 +239,6 @@ def _attend(
     names,
     last_queries,
     scaling,
-    a_ptr,
-    a_stride,
-    a_bytes,
-    a_runs,
-    b_ptr,
-    b_stride,
-    b_bytes,
-    b_runs,
-    own_programs,
     WINDOW: tl.constexpr,
     GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
@@ -279,8 +260,6 @@ def _attend(
     VALUE_GROUP: tl.constexpr,
     COMPACT_BLOCK: tl.constexpr,
     IN_COMPACT: tl.constexpr,
-    FETCH: tl.constexpr,
-    THREADS: tl.constexpr,
 ):
     """Attention of one head's query group to one split of what is held, not yet normalised.
 
@@ -291,18 +270,6 @@ def _attend(
     """
     head, row = tl.program_id(1), tl.program_id(2)
     pair = (row * tl.num_programs(1) + head).to(tl.int64)
-    if FETCH is not None:  # noqa: SIM102
-        if row >= own_programs:
-            program = tl.program_id(0) + tl.num_programs(0) * (
-                head + tl.num_programs(1) * (row - own_programs)
-            )
-            programs = tl.num_programs(2) - own_programs
-            programs *= tl.num_programs(0) * tl.num_programs(1)
-            fetch_ahead(
-                a_ptr, a_stride, a_bytes, a_runs, b_ptr, b_stride, b_bytes, b_runs,
-                program, programs, THREADS, FETCH,
-            )  # fmt: skip
-            return
     d, g = tl.arange(0, HEAD_DIM), tl.arange(0, BLOCK_GROUP)
     grouped = (g < GROUP)[:, None]
     split, splits = tl.program_id(0), tl.num_programs(0)
@@ -454,14 +421,6 @@ def _attend(
     for tile in tl.static_range(tiles):
         places = part[:, None] * HEAD_DIM + (tiles * v + tile)[None, :]
         tl.store(weighted_ptr + places, weighted[tile], mask=grouped)
-    if FETCH is not None:  # noqa: SIM102
-        if tl.num_programs(2) == own_programs:
-            program = tl.program_id(0) + tl.num_programs(0) * (head + tl.num_programs(1) * row)
-            programs = tl.num_programs(0) * tl.num_programs(1) * tl.num_programs(2)
-            fetch_ahead(
-                a_ptr, a_stride, a_bytes, a_runs, b_ptr, b_stride, b_bytes, b_runs,
-                program, programs, THREADS, FETCH,
-            )  # fmt: skip
 
 
 @triton.jit

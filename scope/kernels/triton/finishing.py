@@ -9,8 +9,6 @@ import triton.language as tl
 from torch import Tensor
 
 from scope.kernels.tensors import FREE, Ranking, Received, SlotTensors, StepCounts
-from scope.kernels.triton import ahead
-from scope.kernels.triton.ahead import fetch_ahead
 from scope.kernels.triton.eviction import FIRST, LAST, freed, lower
 from scope.kernels.triton.plan import Plan
 from scope.kernels.triton.spans import span, span_pointers
@@ -70,8 +68,7 @@ def finish(
         worths = torch.empty(slots.shape[:3], dtype=torch.float32, device=output.device)
     together = _joined_together(split.plan.splits, group, head_dim)
     joining = triton.cdiv(group, together)
-    beside = triton.cdiv(ahead.BESIDE, heads * batch) if ahead.megabytes("finishing") else 0
-    _finish[heads, batch, (joining + 1 if joins else joining) + beside](
+    _finish[heads, batch, joining + 1 if joins else joining](
         split.logits,
         split.weighted,
         split.maxima,
@@ -100,7 +97,6 @@ def finish(
         constants.get("decay", 1.0),
         constants.get("attended_above", 0.0),
         constants.get("large", 0.0),
-        *ahead.arguments("finishing", joining, output),
         GROUP=group,
         HEAD_DIM=head_dim,
         BLOCK_GROUP=triton.next_power_of_2(group),
@@ -112,8 +108,6 @@ def finish(
         SPANS=slots.spans is not None,
         MEAN=received.reduction == "mean",
         SCORE_DTYPE=TRITON_DTYPE[received.dtype],
-        FETCH=ahead.MODE,
-        THREADS=32 * split.plan.finishing_warps,
         num_warps=split.plan.finishing_warps,
     )
 
@@ -124,7 +118,7 @@ def _joined_together(splits: int, group: int, head_dim: int) -> int:
     return min(triton.next_power_of_2(group), max(1, _HELD_TOGETHER // held))
 
 
-@triton.jit(do_not_specialize=["layer", *ahead.NAMES])
+@triton.jit(do_not_specialize=["layer"])
 def _finish(
     logits_ptr,
     weighted_ptr,
@@ -156,15 +150,6 @@ def _finish(
     decay,
     threshold,
     large,
-    a_ptr,
-    a_stride,
-    a_bytes,
-    a_runs,
-    b_ptr,
-    b_stride,
-    b_bytes,
-    b_runs,
-    own_programs,
     GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_GROUP: tl.constexpr,
@@ -176,8 +161,6 @@ def _finish(
     SPANS: tl.constexpr,
     MEAN: tl.constexpr,
     SCORE_DTYPE: tl.constexpr,
-    FETCH: tl.constexpr,
-    THREADS: tl.constexpr,
 ):
     """Join the splits of some query heads; beside that, the first program looks after the slots.
 
@@ -190,18 +173,6 @@ def _finish(
     joiner = tl.program_id(2)
     if JOINS:
         joiner -= 1
-    if FETCH is not None:  # noqa: SIM102
-        if joiner >= own_programs:
-            program = pair.to(tl.int32) + (joiner - own_programs) * tl.num_programs(
-                0
-            ) * tl.num_programs(1)
-            programs = tl.num_programs(2) - own_programs - (1 if JOINS else 0)
-            programs *= tl.num_programs(0) * tl.num_programs(1)
-            fetch_ahead(
-                a_ptr, a_stride, a_bytes, a_runs, b_ptr, b_stride, b_bytes, b_runs,
-                program, programs, THREADS, FETCH,
-            )  # fmt: skip
-            return
     if joiner >= 0:
         g = joiner * TOGETHER + tl.arange(0, TOGETHER)
         _, shares, total = _sums(

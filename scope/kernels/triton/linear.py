@@ -17,8 +17,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from scope.kernels import processors, shared_memory
-from scope.kernels.triton import ahead
-from scope.kernels.triton.ahead import fetch_ahead
 from scope.kernels.triton.pointwise import silu_and_multiply
 
 _MOST_PARTS = 8
@@ -131,20 +129,17 @@ def _launch(
         width,
         x.shape[1],
         x.shape[1] // parts,
-        *ahead.arguments(ahead.site(weight), width // tile.width * parts, x),
         BIAS=bias is not None,
         GATED=gated,
         ROWS=_padded(rows),
         WIDTH=tile.width,
         DEPTH=tile.depth,
-        FETCH=ahead.MODE,
-        THREADS=32 * tile.warps,
         num_warps=tile.warps,
         num_stages=_stages(tile, x, gated),
     )
 
 
-@triton.jit(do_not_specialize=[*ahead.NAMES])
+@triton.jit
 def _linear(
     x_ptr,
     weight_ptr,
@@ -154,22 +149,11 @@ def _linear(
     width,
     depth,
     part_depth,
-    a_ptr,
-    a_stride,
-    a_bytes,
-    a_runs,
-    b_ptr,
-    b_stride,
-    b_bytes,
-    b_runs,
-    own_programs,
     BIAS: tl.constexpr,
     GATED: tl.constexpr,
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
     DEPTH: tl.constexpr,
-    FETCH: tl.constexpr,
-    THREADS: tl.constexpr,
 ):
     """One part of a block of columns of the output."""
     part = tl.program_id(1)
@@ -187,13 +171,6 @@ def _linear(
         output = tl.dot(weight, x, output)
         if GATED:
             up = tl.dot(tl.load(weight_ptrs + width * depth + start), x, up)
-    if FETCH is not None:
-        program = tl.program_id(0) + part * tl.num_programs(0)
-        programs = own_programs
-        fetch_ahead(
-            a_ptr, a_stride, a_bytes, a_runs, b_ptr, b_stride, b_bytes, b_runs,
-            program, programs, THREADS, FETCH,
-        )  # fmt: skip
     if BIAS:
         bias = tl.load(bias_ptr + column).to(tl.float32)
         output += tl.where(part == 0, bias, 0.0)[:, None]

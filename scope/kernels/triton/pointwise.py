@@ -6,8 +6,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from scope.kernels.triton import ahead
-from scope.kernels.triton.ahead import fetch_ahead
 from scope.kernels.triton.chance import mixed
 
 _BLOCK = 1024
@@ -23,20 +21,15 @@ def add_and_norm(hidden: Tensor, branch: Tensor | None, gain: Tensor, epsilon: f
     """
     rows, width = hidden.shape
     output = torch.empty_like(hidden)
-    site = ahead.site(gain)
-    beside = ahead.BESIDE if ahead.megabytes(site) else 0
-    _add_and_norm[rows + beside,](
+    _add_and_norm[rows,](
         hidden,
         branch,
         gain,
         output,
         width,
         epsilon,
-        *ahead.arguments(site, rows, hidden),
         BLOCK=triton.next_power_of_2(width),
         PARTS=0 if branch is None else branch.shape[0],
-        FETCH=ahead.MODE,
-        THREADS=512,
         num_warps=16,
     )
     return output
@@ -69,7 +62,7 @@ def sample(scores: Tensor, keys: Tensor) -> Tensor:
     return output
 
 
-@triton.jit(do_not_specialize=[*ahead.NAMES])
+@triton.jit
 def _add_and_norm(
     hidden_ptr,
     branch_ptr,
@@ -77,29 +70,9 @@ def _add_and_norm(
     output_ptr,
     width,
     epsilon,
-    a_ptr,
-    a_stride,
-    a_bytes,
-    a_runs,
-    b_ptr,
-    b_stride,
-    b_bytes,
-    b_runs,
-    own_programs,
     BLOCK: tl.constexpr,
     PARTS: tl.constexpr,
-    FETCH: tl.constexpr,
-    THREADS: tl.constexpr,
 ):
-    if FETCH is not None:  # noqa: SIM102
-        if tl.program_id(0) >= own_programs:
-            program = tl.program_id(0) - own_programs
-            programs = tl.num_programs(0) - own_programs
-            fetch_ahead(
-                a_ptr, a_stride, a_bytes, a_runs, b_ptr, b_stride, b_bytes, b_runs,
-                program, programs, THREADS, FETCH,
-            )  # fmt: skip
-            return
     column = tl.arange(0, BLOCK)
     inside = column < width
     place = tl.program_id(0).to(tl.int64) * width + column
@@ -108,7 +81,7 @@ def _add_and_norm(
     if PARTS > 0:
         branch = tl.load(branch_ptr + place, mask=inside, other=0.0)
         for part in tl.static_range(1, PARTS):
-            part_ptr = branch_ptr + part * own_programs * width
+            part_ptr = branch_ptr + part * tl.num_programs(0) * width
             branch += tl.load(part_ptr + place, mask=inside, other=0.0)
         hidden += branch.to(dtype)
         tl.store(hidden_ptr + place, hidden, mask=inside)
