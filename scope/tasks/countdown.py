@@ -2,7 +2,7 @@
 
 After LongProc (https://arxiv.org/abs/2501.05414), with an order of search, a form and wording of
 our own, and its partial score: the length of the right prefix. To go on after a branch that failed
-one must look up, in the generation, which numbers were left above it.
+one must look up, in the generation, which numbers were there above it and what was tried last.
 """
 
 import re
@@ -15,11 +15,12 @@ from typing import ClassVar
 from scope.tasks.made import MadeTask, Problem, marks_of_prefix
 from scope.tasks.task import Exam, Marks
 
-_QUESTION = re.compile(r"Problem ([0-9]{1,6}): [0-9 ]+, target [0-9]+")
+_QUESTION = re.compile(r"Problem ([0-9]{1,6}): \[[0-9, ]+\], target [0-9]+")
+_NUMBER, _NUMBERS = "-?[0-9]{1,9}", r"\[[-0-9, ]{1,99}\]"
 _STEP = re.compile(
-    r"^[^\w\n]{0,8}([0-9]{1,9}) ?([-+*]) ?([0-9]{1,9}) ?= ?([0-9]{1,9}),? "
-    r"(left [0-9 ]{1,99}|yes|no)",
-    re.MULTILINE | re.IGNORECASE,
+    rf"^[^\w\n\[]{{0,8}}({_NUMBERS}: ?{_NUMBER} ?[-+*] ?{_NUMBER} ?= ?{_NUMBER}, ?"
+    rf"(?:left {_NUMBERS}|(?:yes|no)\b))",
+    re.MULTILINE,
 )
 _HEADING = re.compile(r"^[^\w\n]{0,8}Problem[ ]([0-9]{1,6})", re.MULTILINE)
 _LARGEST_TARGET = 999
@@ -35,7 +36,7 @@ class _Level:
 
 
 _LEVELS = {
-    "easy": _Level(3, 9, range(12, 37)),
+    "easy": _Level(3, 9, range(5, 25)),
     "medium": _Level(4, 9, range(10, 26)),
     "hard": _Level(4, 20, range(14, 27)),
 }
@@ -47,30 +48,31 @@ class Countdown(MadeTask):
     name = "countdown"
     instruction = (
         "In each problem below, find how to make the target from all of the numbers, and write "
-        "down the whole search under the heading 'Problem 1', 'Problem 2' and so on. Take the "
-        "pairs of numbers in their order: first and second, first and third, ..., second and "
-        "third, ... For each pair try a + b, then the larger minus the smaller, then a * b. "
-        "Replace the pair: what is left are the other numbers in their order, and then the result. "
-        "As long as several numbers are left, write them, as in '3 + 5 = 8, left 9 8', and go on "
-        "with their pairs first; when all of these have failed, go on here with what comes next. "
-        "When one number is left, compare it with the target: write '9 + 8 = 17, no' and go on, or "
-        "'9 * 8 = 72, yes' and end the problem. Write nothing else."
+        "down the whole search under the problem. Take the pairs of numbers in their order: first "
+        "and second, first and third, ..., second and third, ... For each pair a and b try a + b, "
+        "then a - b, then a * b. Begin each line with the numbers that are there, and end it with "
+        "those that are left, the result first: '[9, 5, 3]: 9 - 5 = 4, left [4, 3]'. Go on with "
+        "these first. When one number is left, compare it with the target: write "
+        "'  [4, 3]: 4 + 3 = 7, no' and go on, or '  [4, 3]: 4 * 3 = 12, yes', which ends the "
+        "problem. When all of this has failed, go back to the numbers before and go on there with "
+        "what comes next. Write nothing else."
     )
-    sizes: ClassVar = {30: 12, 60: 24}
+    sizes: ClassVar = {30: 6, 60: 12}
     worked = 2
 
     def draw(self, rng: Random, k: int, level: str) -> Problem:
         chosen = _LEVELS[level]
         questions, answers = [], []
         while len(questions) < k:
-            numbers = [rng.randrange(1, chosen.largest + 1) for _ in range(chosen.numbers)]
+            numbers = sorted(
+                (rng.randrange(1, chosen.largest + 1) for _ in range(chosen.numbers)), reverse=True
+            )
             drawn = _draw_search(rng, numbers, chosen.lines)
             if drawn is not None:
                 target, lines = drawn
-                shown = " ".join(map(str, numbers))
-                questions.append(f"Problem {len(questions) + 1}: {shown}, target {target}")
+                questions.append(f"Problem {len(questions) + 1}: {numbers}, target {target}")
                 answers.append("\n".join(lines))
-        solutions = (f"Problem {place}\n{lines}" for place, lines in enumerate(answers, start=1))
+        solutions = map("\n".join, zip(questions, answers, strict=True))
         return Problem("\n".join(questions), "\n\n".join(solutions), questions, answers)
 
     def asks(self, question: str, answer: str) -> bool:
@@ -87,22 +89,19 @@ class Countdown(MadeTask):
         )
 
 
-def _search(numbers: Sequence[int]) -> Iterator[tuple[str, int | None]]:
+def _search(numbers: Sequence[int], indent: str = "") -> Iterator[tuple[str, int | None]]:
     """Each step of the search, and the number that it ends in where one is left."""
     for one, other in combinations(range(len(numbers)), 2):
         a, b = numbers[one], numbers[other]
-        rest = [number for place, number in enumerate(numbers) if place not in (one, other)]
-        for left, sign, right, result in (
-            (a, "+", b, a + b),
-            (max(a, b), "-", min(a, b), abs(a - b)),
-            (a, "*", b, a * b),
-        ):
-            step = f"{left} {sign} {right} = {result}"
-            if not rest:
+        others = [number for place, number in enumerate(numbers) if place not in (one, other)]
+        for sign, result in (("+", a + b), ("-", a - b), ("*", a * b)):
+            step = f"{indent}{[*numbers]}: {a} {sign} {b} = {result}"
+            if not others:
                 yield step, result
                 continue
-            yield f"{step}, left {' '.join(map(str, [*rest, result]))}", None
-            yield from _search([*rest, result])
+            left = [result, *others]
+            yield f"{step}, left {left}", None
+            yield from _search(left, indent + "  ")
 
 
 def _draw_search(
@@ -126,6 +125,6 @@ def _draw_search(
 
 
 def _trace(text: str) -> list[str]:
-    """The steps in a text, in plain form; what is no step is passed over."""
-    plain = text.replace("×", "*").replace("−", "-")
-    return [" ".join(" ".join(step).lower().split()) for step in _STEP.findall(plain)]
+    """The steps in a text, without spaces; what is no step is passed over."""
+    plain = text.replace("×", "*").replace("−", "-").lower()
+    return ["".join(step.split()) for step in _STEP.findall(plain)]

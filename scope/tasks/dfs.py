@@ -13,8 +13,8 @@ from scope.tasks.made import MadeTask, Problem, numbered_lines, plain
 from scope.tasks.task import Exam, Marks
 from scope.tasks.words import draw_names
 
-_QUESTION = re.compile(r"[0-9]{1,6}\. \?: back to \?")
-_MOVE = re.compile(r"(.+): (go|back) to (.+)")
+_QUESTION = re.compile(r"[0-9]{1,6}\. back")
+_MOVE = re.compile(r"(go|back): ([^<←,]+)(?:<-+|←)([^,]+), now at (.+)")
 # How often the walk goes on where it could also go back.
 _DEEPER = {"easy": 0.5, "medium": 0.6, "hard": 0.75}
 
@@ -29,12 +29,13 @@ class DepthFirst(MadeTask):
     instruction = (
         "Someone walks through a maze. Each numbered line below is a step: to a place that is new, "
         "or back to the place from which the present one was first reached. Write all steps again, "
-        "in their order, with the names of places instead of the question marks: first where the "
-        "walker stands, then where the step leads, as in '3. owl: go to bee' and "
-        "'4. bee: back to owl'. Leave no line out and write nothing else."
+        "in their order. For a new place write from where it is reached, as in "
+        "'3. go: bee <- owl, now at bee'. For a step back write the present place again, from "
+        "where it was reached, and that the walker is there now, as in "
+        "'4. back: bee <- owl, now at owl'. Leave no line out and write nothing else."
     )
     sizes: ClassVar = {30: 100, 60: 200}
-    worked = 4
+    worked = 8
 
     def draw(self, rng: Random, k: int, level: str) -> Problem:
         start, *unseen = draw_names(rng, k + 1, 1)
@@ -43,16 +44,16 @@ class DepthFirst(MadeTask):
             number, here = len(asked) + 1, path[-1]
             if unseen and (len(path) == 1 or rng.random() < _DEEPER[level]):
                 path.append(unseen.pop())
-                asked.append(f"{number}. ?: go to {path[-1]}")
-                written.append(f"{number}. {here}: go to {path[-1]}")
+                asked.append(f"{number}. go: {path[-1]}")
+                written.append(f"{number}. go: {path[-1]} <- {here}, now at {path[-1]}")
                 continue
             path.pop()
-            asked.append(f"{number}. ?: back to ?")
-            written.append(f"{number}. {here}: back to {path[-1]}")
+            asked.append(f"{number}. back")
+            written.append(f"{number}. back: {here} <- {path[-1]}, now at {path[-1]}")
             questions.append(asked[-1])
             answers.append(path[-1])
-        text = f"Start: {start}\n" + "\n".join(asked)
-        return Problem(text, "\n".join(written), questions, answers)
+        head = f"Start: now at {start}"
+        return Problem("\n".join([head, *asked]), "\n".join([head, *written]), questions, answers)
 
     def asks(self, question: str, answer: str) -> bool:
         return bool(_QUESTION.fullmatch(question)) and answer == plain(answer) != ""
@@ -66,19 +67,19 @@ class DepthFirst(MadeTask):
         came_from: dict[str, str] = {}
         marks: dict[int, tuple[bool, bool]] = {}
         for number in sorted(said.keys() | gold):
-            here, way, there = said.get(number) or ("", "", "")
+            way, place, origin, now = said.get(number) or ("", "", "", "")
             before = said.get(number - 1)
-            follows = before is None or before[2] == here
+            stood = before and before[3]  # where the line before has left the walker
             if number in gold:
-                own = came_from.get(here) if follows else None
-                marks[number] = way == "back", way == "back" and there in (gold[number], own)
-            elif way == "go" and follows:
-                came_from.setdefault(there, here)
+                own = came_from.get(place) if stood in (None, place) else None
+                marks[number] = way == "back", way == "back" and now in (gold[number], own)
+            elif way == "go" and stood in (None, origin):
+                came_from.setdefault(place, origin)
         answered, correct = zip(*(marks[number] for number in gold), strict=True)
         return Marks(answered, answered, correct)
 
 
-def _moved(line: str) -> tuple[str, str, str] | None:
-    """Where from, how and whither, in plain words."""
+def _moved(line: str) -> tuple[str, str, str, str] | None:
+    """Go or back, the place, from where it was reached, and where the walker is then."""
     found = _MOVE.match(re.sub("[*`_]", "", line).casefold())
-    return found and (plain(found[1]), found[2], plain(found[3]))
+    return found and (found[1], plain(found[2]), plain(found[3]), plain(found[4]))

@@ -2,7 +2,8 @@
 
 After LongProc (https://arxiv.org/abs/2501.05414), with its partial score, the length of the right
 prefix; the way back is our addition, and it alone is marked. There the prompt does not help:
-several roads lead into each place, and which one was taken is said in the generation only.
+several roads lead into each place, and which one was taken is said in the generation only. Each
+step back stands there once, beside the step out that it undoes.
 """
 
 import re
@@ -10,11 +11,13 @@ from itertools import pairwise
 from random import Random
 from typing import ClassVar
 
-from scope.tasks.made import ARROW, MadeTask, Problem, marks_of_prefix, numbered_lines, plain
+from scope.tasks.made import MadeTask, Problem, marks_of_prefix, numbered_lines, plain
 from scope.tasks.task import Exam, Marks
 from scope.tasks.words import NOUNS, draw_names
 
 _QUESTION = re.compile(r"[0-9]{1,6}\. back")
+_ROAD = re.compile(r"([^-→,]+)(?:-+>|→)([^,]+)")
+_UNDONE = re.compile(r"[*`]*back\[([^\]]+)\][*`]* = (.+)", re.IGNORECASE)
 _BACK = re.compile(r"^[^\w\n]{0,8}Back\b", re.MULTILINE | re.IGNORECASE)
 _FALSE_ROADS = {"easy": 1, "medium": 2, "hard": 3}  # into each place, beside the right one
 
@@ -29,56 +32,67 @@ class Paths(MadeTask):
     instruction = (
         "Below are one-way roads between places; at most one road leads out of a place. Under the "
         "heading 'Out', follow the roads from the start to the goal, with a numbered line for "
-        "every step, as in '3. fox -> owl'. Then, under the heading 'Back', go back the same way, "
-        "place by place, against the direction of the roads, and go on counting, as in "
-        "'8. owl -> fox', until you are at the start again. Write nothing else."
+        "every step and for how it is undone, as in '3. fox -> owl, back[owl] = fox'. Then, under "
+        "the heading 'Back', undo the steps, the last one first, and go on counting, as in "
+        "'8. back[owl] = fox', until you are at the start again. Write nothing else."
     )
     sizes: ClassVar = {30: 100, 60: 200}
-    worked = 4
+    worked = 6
 
     def draw(self, rng: Random, k: int, level: str) -> Problem:
         false = _FALSE_ROADS[level]
         count = 1 + k * (1 + false)
         places = draw_names(rng, count, 1 if level == "easy" and count <= len(NOUNS) else 2)
         way, others = places[: k + 1], iter(places[k + 1 :])
-        out = [f"{here} -> {there}" for here, there in pairwise(way)]
-        back = [f"{here} -> {there}" for here, there in pairwise(way[::-1])]
-        roads = [*out, *(f"{next(others)} -> {place}" for place in way[1:] for _ in range(false))]
+        right = [f"{here} -> {there}" for here, there in pairwise(way)]
+        undone = [f"back[{there}] = {here}" for here, there in pairwise(way)]
+        roads = [*right, *(f"{next(others)} -> {place}" for place in way[1:] for _ in range(false))]
         rng.shuffle(roads)
+        out, back = [", ".join(step) for step in zip(right, undone, strict=True)], undone[::-1]
         lines = [f"{number}. {step}" for number, step in enumerate([*out, *back], start=1)]
         return Problem(
             "\n".join(roads) + f"\n\nStart: {way[0]}\nGoal: {way[-1]}",
-            "\n".join(["Out", *lines[:k], "Back", *lines[k:]]),
+            "\n".join(
+                [
+                    f"Out from {way[0]} to {way[-1]}",
+                    *lines[:k],
+                    f"Back from {way[-1]} to {way[0]}",
+                    *lines[k:],
+                ]
+            ),
             [f"{number}. back" for number in range(k + 1, 2 * k + 1)],
             back,
         )
 
     def asks(self, question: str, answer: str) -> bool:
-        return bool(_QUESTION.fullmatch(question)) and len(ARROW.split(answer)) == 2
+        return bool(_QUESTION.fullmatch(question) and _UNDONE.fullmatch(answer))
 
     def mark(self, exam: Exam, pred: str) -> Marks:
         heading = _BACK.search(pred)
         turn = heading.start() if heading else len(pred)
-        out, back = _steps(pred[:turn]), _steps(pred[turn:])
-        undone = [f"{there} -> {here}" for here, there in out[::-1]]
-        said = [f"{here} -> {there}" for here, there in back]
+        undone = [f"{there} -> {here}" for here, there in _way_out(pred[:turn])[::-1]]
+        said = [f"{here} -> {there}" for here, there in _pairs(_UNDONE, pred[turn:])]
         missing = ["?"] * (len(exam.answers) - len(undone))
         return marks_of_prefix([said], [(undone + missing)[: len(exam.answers)]])
 
 
-def _steps(text: str) -> list[tuple[str, str]]:
-    """From where to where each numbered line goes, in plain words; lines that do not are left out.
+def _pairs(form: re.Pattern[str], text: str) -> list[tuple[str, str]]:
+    """The two places in each numbered line, in plain words; lines of another form are left out."""
+    found = (form.match(line) for _, line in sorted(numbered_lines(text).items()))
+    pairs = [(plain(match[1]), plain(match[2])) for match in found if match]
+    return [pair for pair in pairs if all(pair)]
+
+
+def _way_out(text: str) -> list[tuple[str, str]]:
+    """From where to where each step goes.
 
     A way that is broken, or that comes to a place twice, ends there.
     """
     steps: list[tuple[str, str]] = []
     been: set[str] = set()
-    for _, line in sorted(numbered_lines(text).items()):
-        here, *there = (plain(place) for place in ARROW.split(line))
-        if len(there) != 1 or not here or not there[0]:
-            continue
-        if there[0] in been or (steps and steps[-1][1] != here):
+    for here, there in _pairs(_ROAD, text):
+        if there in been or (steps and steps[-1][1] != here):
             break
-        been |= {here, there[0]}
-        steps.append((here, there[0]))
+        been |= {here, there}
+        steps.append((here, there))
     return steps

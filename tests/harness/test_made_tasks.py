@@ -154,52 +154,78 @@ def test_a_slip_in_the_ledger_costs_one_line() -> None:
 @ANY_LEVEL
 def test_a_walk_goes_back_to_where_it_came_from(level: str) -> None:
     problem = TASKS["dfs"].draw(random.Random(3), 30, level)
-    asked, path, answers = problem.text.splitlines(), [], []
-    for line, question in zip(problem.solution.splitlines(), asked[1:], strict=True):
-        here, way, there = re.fullmatch(r"\d+\. (\w+): (go|back) to (\w+)", line).groups()
-        path = path or [here]
-        assert here == path[-1]
-        assert question == f"{line.partition('.')[0]}. ?: {way} to {there if way == 'go' else '?'}"
+    head, *asked = problem.text.splitlines()
+    same, *lines = problem.solution.splitlines()
+    assert same == head
+    path, answers = [head.removeprefix("Start: now at ")], []
+    for line, question in zip(lines, asked, strict=True):
+        way, place, origin, now = re.fullmatch(
+            r"\d+\. (go|back): (\w+) <- (\w+), now at (\w+)", line
+        ).groups()
+        number = line.partition(".")[0]
         if way == "go":
-            assert there not in path
-            path.append(there)
+            assert question == f"{number}. go: {place}"
+            assert (origin, now) == (path[-1], place)
+            assert place not in path
+            path.append(place)
         else:
-            path.pop()
-            assert there == path[-1]
-            answers.append(there)
-    assert (path, answers) == ([asked[0].removeprefix("Start: ")], list(problem.answers))
+            assert question == f"{number}. back"
+            assert (path.pop(), path[-1], path[-1]) == (place, origin, now)
+            answers.append(now)
+    assert (len(path), answers) == (1, list(problem.answers))
     assert len(answers) == 30
 
 
 def test_a_slip_in_a_walk_costs_one_line() -> None:
-    walk = "1. fox: go to owl\n2. owl: go to bee\n3. bee: back to owl\n4. owl: back to fox"
-    exam = Exam("", ["3. ?: back to ?", "4. ?: back to ?"], ["owl", "fox"])
+    walk = (
+        "1. go: owl <- fox, now at owl\n2. go: bee <- owl, now at bee\n"
+        "3. back: bee <- owl, now at owl\n4. back: owl <- fox, now at fox"
+    )
+    exam = Exam("", ["3. back", "4. back"], ["owl", "fox"])
 
     def marks(text: str) -> tuple[bool, ...]:
         return TASKS["dfs"].mark(exam, text).correct
 
-    assert marks(walk) == (True, True)
-    assert marks(walk.replace("bee: back to owl", "bee: back to fox")) == (False, True)
+    assert marks(walk) == marks(walk.replace("<-", "←")) == (True, True)
+    assert marks(wrong(walk, "bee <- owl, now at owl", "bee <- fox, now at fox")) == (False, True)
     # The model's own way counts where it goes on from where the model has been.
     own = walk.replace("fox", "elk")
     assert marks(own) == (True, True)
-    assert marks(own.replace("owl: back to elk", "bee: back to elk")) == (True, False)
-    # But not the same name before every step.
-    always = "1. elk: go to owl\n2. elk: go to bee\n3. bee: back to elk\n4. owl: back to elk"
+    assert marks(wrong(own, "back: owl <- elk", "back: bee <- elk")) == (True, False)
+    # But not a way on from where it was not, nor the same name before every step.
+    leap = wrong(walk, "2. go: bee <- owl", "2. go: bee <- fox")
+    leap = wrong(leap, "bee <- owl, now at owl", "bee <- fox, now at fox")
+    assert marks(leap) == (False, True)
+    always = re.sub("<- .+", "<- elk, now at elk", walk)
     assert marks(always) == (False, False)
 
 
 def test_countdown_ends_at_its_target_and_no_sum_is_wrong() -> None:
     for level in LEVELS:
-        problem = TASKS["countdown"].draw(random.Random(5), 8, level)
+        problem = TASKS["countdown"].draw(random.Random(2), 16, level)
+        marked = TASKS["countdown"].mark(exam_of(problem), "").correct
+        assert len(marked) == sum(len(answer.splitlines()) for answer in problem.answers)
         for question, answer in zip(problem.questions, problem.answers, strict=True):
-            for a, sign, b, c in re.findall(r"(\d+) ([+*-]) (\d+) = (\d+)", answer):
-                a, b = int(a), int(b)
-                assert int(c) == {"+": a + b, "-": a - b, "*": a * b}[sign] >= 0
-            ends = re.findall(r"= (\d+), (yes|no)", answer)
-            target = question.rpartition(" ")[2]
-            assert [value == target for value, _ in ends] == [word == "yes" for _, word in ends]
+            shown, target = re.fullmatch(r"Problem \d+: (\[.+\]), target (\d+)", question).groups()
+            above: list[list[int]] = []  # the numbers at each depth
+            for line in answer.splitlines():
+                indent, before, a, sign, b, c, end = re.fullmatch(
+                    r"( *)(\[.+\]): (-?\d+) ([+*-]) (-?\d+) = (-?\d+), (.+)", line
+                ).groups()
+                a, b, c = int(a), int(b), int(c)
+                assert c == {"+": a + b, "-": a - b, "*": a * b}[sign]
+                depth = len(indent) // 2
+                assert json.loads(before) == (above[depth - 1] if depth else json.loads(shown))
+                others = json.loads(before)
+                others.remove(a)
+                others.remove(b)
+                del above[depth:]
+                above.append([c, *others])
+                assert end == (
+                    f"left {[c, *others]}" if others else "yes" if c == int(target) else "no"
+                )
             assert answer.endswith(f"= {target}, yes")
+            assert answer.count("yes") == 1
 
 
 def test_a_wrong_line_ends_the_right_prefix() -> None:
@@ -207,30 +233,35 @@ def test_a_wrong_line_ends_the_right_prefix() -> None:
     problem = countdown.draw(random.Random(1), 3, "easy")
     exam = exam_of(problem)
     first = problem.answers[0].splitlines()
-    text = wrong(problem.solution, f"Problem 1\n{first[0]}", f"Problem 1\n{first[1]}")
+    text = wrong(problem.solution, f"{problem.questions[0]}\n{first[0]}", problem.questions[0])
     marks = countdown.mark(exam, text)
     assert marks.correct[: len(first)] == (False,) * len(first)
     assert all(marks.correct[len(first) :])  # the other problems are marked on their own
 
 
 def test_the_way_back_is_compared_with_the_models_own_way_out() -> None:
-    exam = Exam("", ["4. back", "5. back", "6. back"], ["d -> c", "c -> b", "b -> a"])
-    right = "Out\n1. a -> b\n2. b -> c\n3. c -> d\nBack\n4. d -> c\n5. c -> b\n6. b -> a\n"
+    answers = ["back[d] = c", "back[c] = b", "back[b] = a"]
+    exam = Exam("", ["4. back", "5. back", "6. back"], answers)
+    out = "Out from a to d\n1. a -> b, back[b] = a\n2. b -> c, back[c] = b\n3. c -> d, back[d] = c"
+    right = f"{out}\nBack from d to a\n4. back[d] = c\n5. back[c] = b\n6. back[b] = a\n"
 
     def marks(text: str) -> tuple[bool, ...]:
         return TASKS["paths"].mark(exam, text).correct
 
     assert marks(right) == (True, True, True)
-    assert marks(right.replace("5. c -> b", "5. c -> a")) == (True, False, False)
-    assert marks(right.replace("b", "x")) == (True, True, True)
-    short = "Out\n1. a -> b\n2. b -> d\nBack\n3. d -> b\n4. b -> a\n"
+    assert marks(wrong(right, "5. back[c] = b", "5. back[c] = a")) == (True, False, False)
+    assert marks(re.sub(r"\bb\b", "x", right)) == (True, True, True)
+    assert marks(wrong(right, "5. back[c] = b", "5. `back[c]` = **b**")) == (True, True, True)
+    assert marks(re.sub(r"\b[a-d]\b", "?", right)) == (False, False, False)
+    short = (
+        "Out\n1. a -> b, back[b] = a\n2. b -> d, back[d] = b\nBack\n3. back[d] = b\n4. back[b] = a"
+    )
     assert marks(short) == (True, True, False)
     # A way out that is broken, or goes round, is none from there on; and no heading is no way back.
-    assert marks(right.replace("2. b -> c", "2. x -> c")) == (False, False, False)
-    assert marks("Out\n1. a -> b\n2. b -> a\n3. a -> b\nBack\n4. a -> b\n5. b -> a\n")[1:] == (
-        (False, False)
-    )
-    assert marks(right.replace("Back\n", "")) == (False, False, False)
+    assert marks(wrong(right, "2. b -> c", "2. x -> c")) == (False, False, False)
+    loop = "Out\n1. a -> b, back[b] = a\n2. b -> a, back[a] = b\n3. a -> b, back[b] = a\n"
+    assert marks(f"{loop}Back\n4. back[b] = a\n5. back[a] = b\n")[1:] == (False, False)
+    assert marks(wrong(right, "Back from d to a\n", "")) == (False, False, False)
 
 
 def test_the_way_back_is_not_in_the_roads() -> None:
@@ -238,15 +269,18 @@ def test_the_way_back_is_not_in_the_roads() -> None:
         problem = TASKS["paths"].draw(random.Random(1), 10, level)
         roads = [tuple(road.split(" -> ")) for road in problem.text.splitlines() if "->" in road]
         assert len({here for here, _ in roads}) == len(roads)
-        lines = [line.partition(". ")[2] for line in problem.solution.splitlines() if "->" in line]
-        steps = [tuple(line.split(" -> ")) for line in lines]
+        head, *out = problem.solution.splitlines()[:11]
+        turn, *back = problem.solution.splitlines()[11:]
+        steps = [tuple(re.split(" -> |, ", line.partition(". ")[2])) for line in out]
         assert all(before[1] == after[0] for before, after in pairwise(steps))
-        assert set(steps[:10]) <= set(roads)
-        assert steps[-1][1] == steps[0][0]
-        assert lines[10:] == list(problem.answers)
+        assert {step[:2] for step in steps} <= set(roads)
+        assert all(undone == f"back[{there}] = {here}" for here, there, undone in steps)
+        assert [line.partition(". ")[2] for line in back] == [step[2] for step in steps[::-1]]
+        assert [line.partition(". ")[2] for line in back] == list(problem.answers)
+        start, goal = steps[0][0], steps[-1][1]
+        assert (head, turn) == (f"Out from {start} to {goal}", f"Back from {goal} to {start}")
         into = [there for _, there in roads]
-        for here, _ in steps[10:]:
-            assert into.count(here) > 1
+        assert all(into.count(there) > 1 for _, there, _ in steps)
 
 
 @ANY_TASK
@@ -255,7 +289,23 @@ def test_markdown_and_odd_text_are_read(task: MadeTask) -> None:
     exam = exam_of(problem)
     bold = re.sub(r"^(\d+\.)", r"**\1**", problem.solution, flags=re.MULTILINE)
     assert task.mark(exam, bold).accuracy == 1
-    pieces = ["1. ", "2. ", "Problem 1", "\n", "= ", "3 + 5", "path: ", " -> ", "fox", ", yes", ":"]
+    pieces = [
+        "1. ",
+        "2. ",
+        "Problem 1",
+        "\n",
+        "= ",
+        "3 + 5",
+        "path: ",
+        " -> ",
+        "fox",
+        ", yes",
+        ":",
+        " <- ",
+        "[3, 5]: ",
+        "Back\n",
+        "back[fox]",
+    ]
     rng = random.Random(0)
     for _ in range(300):
         marks = task.mark(exam, "".join(rng.choices(pieces, k=40)))
