@@ -143,7 +143,7 @@ def attend_to_prompt(
     attention, ``[b, H_q, L]`` float32: the logarithm of what its rows sum up to.
     """
     name = module.config._attn_implementation
-    if tells_log_sum_exp(name, queries, attention_mask, kwargs):
+    if tells_log_sum_exp(name, queries, keys, values, attention_mask, kwargs):
         scaling, _ = sight_of(queries, kwargs)
         output, log_sum_exp = causal_attention(queries, keys, values, scaling)
         return output, None, log_sum_exp

@@ -91,6 +91,7 @@ def _room_beside_one(
         session.admit(0, longest)
 
     halving(1, read)  # which says what to do if not even one fits
+    gc.collect()  # as in `generate_missing`
     reading = torch.cuda.max_memory_allocated(device) - before
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + unused - reading - _RESERVE

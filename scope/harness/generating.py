@@ -1,5 +1,6 @@
 """Generating what is missing of some jobs, in one batch."""
 
+import gc
 import sys
 import time
 from collections.abc import Collection, Sequence
@@ -58,6 +59,7 @@ def generate_missing(
     rates = None
     if on_gpu:
         rates = measured_rates(model.device, model.dtype)
+        gc.collect()  # a reader of prompts and its graph hold each other, and a session's slots
         torch.cuda.empty_cache()
     ends = eos_token_ids(model, tokenizer, job.eos)
     first_size = first_batch_size(job, model, prompts)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from scope import Fidelity, patch
@@ -147,7 +148,9 @@ def test_flash_attention_tells_the_sums_of_its_rows(heads: int) -> None:
         torch.randn(1, n, 300, 64, generator=random, device="cuda", dtype=torch.bfloat16)
         for n in (8, heads, heads)
     ]
-    assert tells_log_sum_exp("sdpa", states[0], None, {})
+    for backend, is_asked in ((SDPBackend.FLASH_ATTENTION, True), (SDPBackend.MATH, False)):
+        with sdpa_kernel(backend):
+            assert tells_log_sum_exp("sdpa", *states, None, {}) is is_asked
     output, log_sum_exp = causal_attention(*states, 0.2)
     expected = functional.scaled_dot_product_attention(
         *states, is_causal=True, scale=0.2, enable_gqa=True

@@ -74,7 +74,8 @@ def test_attention(
         after,
         largest,
     )
-    close = 1e-4 if kernels or dtype == torch.float32 else 1e-2  # logits are rounded in torch
+    # Plain torch rounds logits; on a GPU in another order than on a CPU.
+    close = 1e-4 if kernels or dtype == torch.float32 else 2e-2
     torch.testing.assert_close(ours.cpu(), expected, rtol=close, atol=1e-5)
 
 
