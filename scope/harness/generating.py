@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from scope.cache.plan import CachePlan
 from scope.generation.greedy import Generation, generate
 from scope.generation.sampling import Sampler, text_number
 from scope.generation.session import Session
@@ -43,7 +44,7 @@ def generate_missing(
         ScopeError: if not even one sequence fits in memory, or a file cannot be written.
     """
     job, on_gpu = founds[0].job, model.device.type == "cuda"
-    parts = [_Part(found, found.left) for found in founds]
+    parts = [_Part(found, _plan(found, model), found.left) for found in founds]
     texts = [
         _Text(part, example, key)
         for part in parts
@@ -80,15 +81,15 @@ def generate_missing(
 
         def note(part: _Part, session: Session) -> None:
             run, start = part.found.run, part.found.run["starts"][-1]
-            metrics, cache = run["metrics"], session.cache
+            metrics = run["metrics"]
             all_tokens = sum(other.tokens for other in running)
             own = part.tokens / all_tokens if all_tokens else 0.0
             start["tokens"], start["seconds"] = part.tokens, round(own * watch.seconds, 3)
             start["batch_size"] = metrics["batch_size"] = session.batch_size
-            metrics["kv_bytes_per_sequence"] = cache.kv_bytes // session.batch_size
-            if far := cache.plan.host_bytes(model.dtype):
+            metrics["kv_bytes_per_sequence"] = part.plan.kv_bytes(model.dtype)
+            if far := part.plan.host_bytes(model.dtype):
                 metrics["kv_bytes_on_host_per_sequence"] = far
-            read = cache.plan.read_bytes(model.dtype, cache.full_share)
+            read = part.plan.read_bytes(model.dtype, session.cache.full_share)
             metrics["kv_bytes_read_per_step"] = read
             if on_gpu:
                 peak = torch.cuda.max_memory_allocated(model.device)
@@ -138,12 +139,14 @@ class _Part:
     """A job in the batch.
 
     Attributes:
+        plan: what its sequences hold; beside longer prompts than its own there are more slots.
         left: its texts that are missing.
         tokens: that it was given since the start.
         finished: those of texts that have ended.
     """
 
     found: Found
+    plan: CachePlan
     left: set[TextKey]
     tokens: int = 0
     finished: int = 0
@@ -162,6 +165,12 @@ class _Text:
     part: _Part
     example: Example
     key: TextKey
+
+
+def _plan(found: Found, model: PreTrainedModel) -> CachePlan:
+    job, lengths = found.job, [len(example.tokens) for example in found.examples]
+    recipe = job.compression.recipe(job.max_new_tokens)
+    return CachePlan.make(model.config, recipe, job.max_new_tokens, lengths)
 
 
 class _Stopwatch:

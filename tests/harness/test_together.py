@@ -73,6 +73,8 @@ def test_the_files_are_those_of_one_after_the_other(together: Together, tmp_path
         assert {*start["beside"], joined["config"]["dataset"]} == {"gsm8k", "mmlu"}
         assert joined["metrics"]["seconds"] == start["seconds"] > 0
         assert joined["config_hash"] == own["config_hash"]
+        for held in ("kv_bytes_per_sequence", "kv_bytes_read_per_step"):
+            assert joined["metrics"][held] == own["metrics"][held]
 
 
 def test_what_one_has_finished_is_not_done_again(
