@@ -6,6 +6,7 @@ it: a few lines ago, or as many as the walk has taken beyond that place.
 """
 
 import re
+from collections.abc import Sequence
 from random import Random
 from typing import ClassVar
 
@@ -57,6 +58,17 @@ class DepthFirst(MadeTask):
 
     def asks(self, question: str, answer: str) -> bool:
         return bool(_QUESTION.fullmatch(question)) and answer == plain(answer) != ""
+
+    def lines_back(self, exam: Exam) -> Sequence[int | None]:
+        """To the line that first came to the place in question."""
+        backs = [int(question.partition(".")[0]) for question in exam.questions]
+        found, path = [], list[int]()  # lines that first came to the places on the way here
+        for line in range(1, backs[-1] + 1):
+            if line in backs:
+                found.append(line - path.pop())
+            else:
+                path.append(line)
+        return found
 
     def mark(self, exam: Exam, pred: str) -> Marks:
         gold = {

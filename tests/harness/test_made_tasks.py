@@ -70,6 +70,7 @@ def test_the_true_solution_is_right_and_a_part_of_it_in_part(task: MadeTask, lev
             ["4. a -> owl", "5. owl -> hen", "6. a -> elk", "7. hen -> cat"],
             [None, 1, 2, 2],
         ),
+        ("dfs", ["3. back", "5. back", "6. back"], [1, 1, 5]),
     ],
 )
 def test_lines_back_is_to_where_the_name_was_written_last(
