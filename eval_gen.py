@@ -9,7 +9,8 @@ python eval_gen.py --results_dir results/runs --baseline "ALLKV+slide (random)" 
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
@@ -24,7 +25,7 @@ from scope.evaluation.tables import print_table
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0, or 2 where nothing was scored or a comparison was impossible."""
+    """Returns the exit code: 0, or 2 where there is no score, comparison, table or report."""
     arguments = _parser().parse_args(argv)
     try:
         folders = find_result_folders(arguments.results_dir)
@@ -33,22 +34,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.baseline is not None:
             baseline = find_baseline(arguments.baseline, folders)
         evaluation = evaluate(shown, baseline, arguments.confidence)
-        if evaluation.rows:
-            print_table(evaluation.rows)
-            write_parquet(evaluation.rows, arguments.results_dir / "results.parquet")
-        if arguments.report and evaluation.rows:
-            from scope.evaluation.report import write_report
-
-            print(f"\nreport: {write_report(evaluation, arguments.report)}")
     except ScopeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    if evaluation.rows:
+        print_table(evaluation.rows)
+        with _noted(evaluation.errors):
+            write_parquet(evaluation.rows, arguments.results_dir / "results.parquet")
+        if arguments.report:
+            from scope.evaluation.report import write_report
+
+            with _noted(evaluation.errors):
+                print(f"\nreport: {write_report(evaluation, arguments.report)}")
     for warning in evaluation.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     errors = evaluation.errors or ([] if evaluation.rows else ["nothing could be scored"])
     for message in errors:
         print(f"error: {message}", file=sys.stderr)
     return 2 if errors else 0
+
+
+@contextmanager
+def _noted(errors: list[str]) -> Iterator[None]:
+    """What cannot be written keeps nothing else from being written."""
+    try:
+        yield
+    except ScopeError as error:
+        errors.append(str(error))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -106,7 +106,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Rows in the order of the folders; errors cost a difference, warnings at most a row."""
+    """Rows in the order of the folders; errors cost a difference or a file, warnings a row."""
 
     rows: list[Row]
     errors: list[str]
