@@ -10,6 +10,7 @@ from scope.errors import ScopeError
 from scope.methods.budget import Budget
 from scope.methods.compressor import Compressor
 from scope.methods.heads import Heads
+from scope.methods.rope import head_dim_of
 from scope.methods.score import Score, Shape
 from scope.methods.sharing import Sharing
 from scope.methods.storage import Storage
@@ -76,6 +77,7 @@ class Recipe:
         """
         owners = self.sharing.owners(config)
         self.storage.check_layers(len(owners))
+        self.storage.check_head(head_dim_of(config))
         self.compressor.check_model(config)
         self.strategy.check_model(config)
         return owners

@@ -107,7 +107,10 @@ class Storage:
 
     def key_channels(self, head_dim: int) -> int:
         """D_k, channels of a key that are stored there."""
-        kept = head_dim - int((self.pruned_channels or 0.0) * head_dim)
+        return self._stored_without(self.pruned_channels or 0.0, head_dim)
+
+    def _stored_without(self, share: float, head_dim: int) -> int:
+        kept = head_dim - int(share * head_dim)
         if self.prompt_bits is None:
             return kept
         filling = 16 if self.prompt_bits == 3 else 8
@@ -183,6 +186,23 @@ class Storage:
         raise ScopeError(
             f"merged_layers {share} is less than two of the model's {num_layers} layers, and none "
             f"would be merged; give {math.ceil(2000 / num_layers) / 1000} or more"
+        )
+
+    def check_head(self, head_dim: int) -> None:
+        """Refuse a share of so many channels in which none is left out.
+
+        Raises:
+            ScopeError: with the smallest share that does something.
+        """
+        share = self.pruned_channels
+        if share is None or self.key_channels(head_dim) < head_dim:
+            return
+        shares = (n / 1000 for n in range(1000))
+        least = next((n for n in shares if self._stored_without(n, head_dim) < head_dim), None)
+        words = f", in whole words of {self.prompt_bits} bits" if self.prompt_bits else ""
+        raise ScopeError(
+            f"pruned_channels {share} leaves all {head_dim} channels of a key{words}; "
+            + ("leave it out" if least is None else f"give {least} or more")
         )
 
     def compact(self, kept: Counts) -> Counts:

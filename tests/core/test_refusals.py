@@ -127,10 +127,28 @@ def test_the_smallest_share_that_merges_is_told(num_layers: int) -> None:
     assert 2 / num_layers <= least < 2 / num_layers + 0.001
 
 
+@pytest.mark.parametrize("bits", [{}, {"prompt_bits": 4}, {"prompt_bits": 3}], ids=str)
+@pytest.mark.parametrize("head_dim", [16, 32, 64, 80, 96, 100, 128, 192, 256])
+def test_the_smallest_share_that_prunes_is_told(head_dim: int, bits: dict[str, Any]) -> None:
+    filling = {None: 1, 4: 8, 3: 16}[bits.get("prompt_bits")]
+    least_gone = head_dim - (head_dim - 1) // filling * filling
+    with pytest.raises(ScopeError) as refused:
+        Storage(pruned_channels=0.9 * least_gone / head_dim, **bits).check_head(head_dim)
+    if least_gone == head_dim:
+        assert str(refused.value).endswith("leave it out")
+        return
+    least = float(str(refused.value).split()[-3])
+    Storage(pruned_channels=least, **bits).check_head(head_dim)
+    assert least_gone / head_dim <= least < least_gone / head_dim + 0.0011
+    with pytest.raises(ScopeError):
+        Storage(pruned_channels=0.0, **bits).check_head(head_dim)
+
+
 @pytest.mark.parametrize(
     ("method", "options", "words"),
     [
         ("ALLKV", {"merged_layers": 0.5}, "merged_layers 0.5 is less than two of the model's 3"),
+        ("ALLKV", {"pruned_channels": 0.05}, "pruned_channels 0.05 leaves all 16 channels of a"),
         ("LoCoCo", {"heads": tiny_heads(), "max_capacity_prompt": 20}, "heads of 16, and this"),
     ],
 )
