@@ -1,4 +1,4 @@
-"""The report's pictures, as SVG texts; `styles` says what each method looks like in them."""
+"""The report's pictures, as SVG texts; `styles` says what each configuration looks like in them."""
 
 import io
 import math
@@ -14,7 +14,10 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from scope.evaluation.evaluate import Row
-from scope.evaluation.styles import style_of
+from scope.evaluation.styles import LINES
+
+# By name of a configuration, as `styles.looks_of` gives them.
+Looks = Mapping[str, Mapping[str, Any]]
 
 _WIDTH = 7.0  # inches, the text width of a paper
 _BINS = 10
@@ -32,7 +35,7 @@ _LOOK = {
 }
 
 
-def accuracy_by_question(rows: Sequence[Row]) -> str:
+def accuracy_by_question(rows: Sequence[Row], looks: Looks) -> str:
     """Indexed accuracy against the question's place in the prompt, one panel per budget."""
     by_size = sorted(rows, key=lambda row: (row.result.capacity or 0, row.result.window or 0))
     budgets = list(dict.fromkeys(_budget(row, rows) for row in by_size))
@@ -53,7 +56,7 @@ def accuracy_by_question(rows: Sequence[Row]) -> str:
                         accuracy,
                         label=_plain(row.name),
                         linewidth=1.4,
-                        **style_of(row.name),
+                        **looks[row.name],
                     )
             axes.set_title(budget or ("no budget" if len(budgets) > 1 else ""), fontsize=9)
             axes.set_xlabel("question in the prompt")
@@ -64,7 +67,7 @@ def accuracy_by_question(rows: Sequence[Row]) -> str:
         return _svg(figure)
 
 
-def accuracy_by_memory(rows: Sequence[Row]) -> str | None:
+def accuracy_by_memory(rows: Sequence[Row], looks: Looks) -> str | None:
     """Indexed accuracy against KV bytes per sequence, a line per method through its budgets.
 
     None where no row has the bytes on record.
@@ -92,7 +95,7 @@ def accuracy_by_memory(rows: Sequence[Row]) -> str | None:
                 linewidth=0.8,
                 elinewidth=0.8,
                 capsize=2,
-                **style_of(name),
+                **looks[name],
             )
         axes.set_xlabel("KV cache per sequence (MiB)")
         axes.set_ylabel("indexed accuracy (%)")
@@ -100,7 +103,7 @@ def accuracy_by_memory(rows: Sequence[Row]) -> str | None:
         return _svg(figure)
 
 
-def differences(panels: Mapping[str, Sequence[Row]]) -> str | None:
+def differences(panels: Mapping[str, Sequence[Row]], looks: Looks) -> str | None:
     """Indexed accuracy minus the baseline's, a line for each row and a panel for each title.
 
     None where nothing was compared.
@@ -121,7 +124,7 @@ def differences(panels: Mapping[str, Sequence[Row]]) -> str | None:
             for place, row in enumerate(ordered):
                 mean, interval = row.difference.mean, row.difference.interval
                 reach = [] if interval is None else [[mean - interval[0]], [interval[1] - mean]]
-                style = {**style_of(row.name), "linestyle": "none"}
+                style = {**looks[row.name], "linestyle": "none"}
                 axes.errorbar([mean], [place], xerr=reach or None, elinewidth=0.8, **style)
             axes.axvline(0, color="black", linewidth=0.8)
             axes.set_yticks(range(len(rows)), [_label(row, rows) for row in ordered], fontsize=8)
@@ -131,7 +134,7 @@ def differences(panels: Mapping[str, Sequence[Row]]) -> str | None:
         return _svg(figure)
 
 
-def agreement_by_distance(rows: Sequence[Row]) -> str | None:
+def agreement_by_distance(rows: Sequence[Row], looks: Looks) -> str | None:
     """Tokens that the full cache would choose too, against the distance from the prompt.
 
     None where no row was compared.
@@ -144,7 +147,7 @@ def agreement_by_distance(rows: Sequence[Row]) -> str | None:
         axes = figure.subplots()
         for row in rows:
             distances, equal = zip(*row.equal_by_distance, strict=True)
-            _curve(axes, row, rows, distances, equal)
+            _curve(axes, looks, row, rows, distances, equal)
         axes.set_xscale("log", base=2)
         axes.set_xlabel("tokens from the end of the prompt")
         axes.set_ylabel("equal tokens (%)")
@@ -152,7 +155,7 @@ def agreement_by_distance(rows: Sequence[Row]) -> str | None:
         return _svg(figure)
 
 
-def accuracy_by_lines_back(rows: Sequence[Row]) -> str | None:
+def accuracy_by_lines_back(rows: Sequence[Row], looks: Looks) -> str | None:
     """Indexed accuracy by how long ago the output had written what a line needs.
 
     Distances up to each power of two are taken together, and the furthest, of few questions, with
@@ -173,7 +176,7 @@ def accuracy_by_lines_back(rows: Sequence[Row]) -> str | None:
             places, right = (np.bincount(octave, count * part) for part in (back, accuracy))
             asked = weights > 0
             weights = weights[asked]
-            _curve(axes, row, rows, places[asked] / weights, right[asked] / weights)
+            _curve(axes, looks, row, rows, places[asked] / weights, right[asked] / weights)
         axes.set_xscale("log", base=2)
         axes.set_ylim(0, 100)
         axes.set_xlabel("lines since the output last wrote what a line needs")
@@ -182,7 +185,7 @@ def accuracy_by_lines_back(rows: Sequence[Row]) -> str | None:
         return _svg(figure)
 
 
-def lengths(rows: Sequence[Row]) -> str:
+def lengths(rows: Sequence[Row], looks: Looks) -> str:
     """How long the outputs are: tokens, or characters where tokens are not on record."""
     in_tokens = all(row.score.tokens is not None for row in rows)
     with mpl.rc_context(_LOOK):
@@ -191,7 +194,7 @@ def lengths(rows: Sequence[Row]) -> str:
         for place, row in enumerate(rows):
             records = row.result.records
             values = [r.generated_tokens if in_tokens else len(r.pred) for r in records]
-            colour = style_of(row.name)["color"]
+            colour = looks[row.name]["color"]
             axes.boxplot(
                 values,
                 positions=[place],
@@ -212,9 +215,13 @@ def lengths(rows: Sequence[Row]) -> str:
         return _svg(figure)
 
 
-def _curve(axes: Axes, row: Row, rows: Sequence[Row], x: ArrayLike, shares: ArrayLike) -> None:
-    """A row's line through shares of 1, drawn in percent."""
-    style = {"label": _label(row, rows), "linewidth": 1.4, **style_of(row.name)}
+def _curve(
+    axes: Axes, looks: Looks, row: Row, rows: Sequence[Row], x: ArrayLike, shares: ArrayLike
+) -> None:
+    """A row's line through shares of 1, drawn in percent; a kind of line for each budget."""
+    budgets = list(dict.fromkeys(_budget(other, rows) for other in rows))
+    line = LINES[budgets.index(_budget(row, rows)) % len(LINES)]
+    style = {"label": _label(row, rows), "linewidth": 1.4, "linestyle": line, **looks[row.name]}
     axes.plot(x, 100 * np.asarray(shares), **style)
 
 

@@ -16,6 +16,7 @@ from scope.errors import ScopeError
 from scope.evaluation import figures
 from scope.evaluation.evaluate import Evaluation, Row
 from scope.evaluation.overview import overviews
+from scope.evaluation.styles import looks_of
 from scope.evaluation.tables import Column, full_columns
 
 _NOT_IN_LINKS = re.compile(r"[^\w.+-]+")
@@ -79,6 +80,8 @@ def _sections(rows: Sequence[Row]) -> Iterator[_Section]:
     for overview in overviews(rows):
         yield _Section(overview.title, overview.columns, [])
 
+    looks = looks_of(row.name for row in rows)
+
     def group(row: Row) -> tuple[str, int, str]:
         return row.result.dataset, row.result.questions, row.result.model
 
@@ -93,40 +96,43 @@ def _sections(rows: Sequence[Row]) -> Iterator[_Section]:
         {
             f"{data}, {questions} questions a prompt\n{model}": chosen
             for (data, questions, model), chosen in by_data.items()
-        }
+        },
+        looks,
     )
     if differences is not None:
         caption = "Differences to the baseline, paired by prompt, with their intervals."
         yield _Section("Differences", [], [_Picture("differences", caption, differences)])
     for (dataset, questions, model), chosen in by_data.items():
-        pictures = _pictures(_NOT_IN_LINKS.sub("_", f"{dataset}_{questions}_{model}"), chosen)
+        pictures = _pictures(
+            _NOT_IN_LINKS.sub("_", f"{dataset}_{questions}_{model}"), chosen, looks
+        )
         title = f"{dataset}, {questions} questions a prompt, {model}"
         yield _Section(title, full_columns(chosen), pictures)
 
 
-def _pictures(prefix: str, rows: Sequence[Row]) -> list[_Picture]:
+def _pictures(prefix: str, rows: Sequence[Row], looks: figures.Looks) -> list[_Picture]:
     captions: Mapping[str, tuple[str, str | None]] = {
         "questions": (
             "Indexed accuracy against the question's place in the prompt (means of neighbours).",
-            figures.accuracy_by_question(rows),
+            figures.accuracy_by_question(rows, looks),
         ),
         "back": (
             "Indexed accuracy by how many lines ago the output had last written what a line needs; "
             "distances up to each power of two together.",
-            figures.accuracy_by_lines_back(rows),
+            figures.accuracy_by_lines_back(rows, looks),
         ),
         "memory": (
             "Indexed accuracy against the KV cache of one sequence, with its intervals. "
             "A method's line joins its budgets; the grey steps are the Pareto front.",
-            figures.accuracy_by_memory(rows),
+            figures.accuracy_by_memory(rows, looks),
         ),
         "agreement": (
             "Share of tokens that the full cache would choose too, along its own text.",
-            figures.agreement_by_distance(rows),
+            figures.agreement_by_distance(rows, looks),
         ),
         "lengths": (
             "Length of the outputs: median, quartiles, 1.5 interquartile ranges, outliers.",
-            figures.lengths(rows),
+            figures.lengths(rows, looks),
         ),
     }
     return [

@@ -441,6 +441,28 @@ def test_report_holds_every_row_picture_and_problem(
     assert len({line.count("|") for line in table}) == 1
 
 
+def test_scores_and_budgets_of_one_strategy_come_apart(
+    write: Callable[..., Path], tmp_path: Path
+) -> None:
+    agreement = {"by_prompt": [[8, 0.5, 0.1]], "by_distance": [[1, 1, 3, 1.0, 0.0]]}
+    for window in (16, 32):
+        for score in ("cumulative", "random"):
+            sizes = {"decoding_window_size": window}
+            config = {"method": "H2O", "decoding_metric": "slide", "decoding_score": score, **sizes}
+            write(
+                [record(0, 2, index=0)],
+                name=f"H2O+{score}{window}",
+                config=config,
+                metrics={"agreement": agreement},
+            )
+    out = tmp_path / "report"
+    assert eval_gen.main(["--results_dir", str(tmp_path), "--report", str(out)]) == 0
+    svg = (out / "figures" / "gsm8k_4_tiny_agreement.svg").read_text()
+    curves = set(re.findall(r"fill: none; ([^\"]*?)stroke: (#\w+); stroke-width: 1.4", svg))
+    assert len(curves) == 4
+    assert len({line for line, _ in curves}) == len({colour for _, colour in curves}) == 2
+
+
 def test_the_full_cache_is_found_and_the_published_layout_shown(
     write: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
