@@ -115,8 +115,8 @@ def random_model(
     return model.eval()
 
 
-def replay(model: PreTrainedModel, case: Case) -> list[str]:
-    """Feed a patched model what a golden run was fed, and compare.
+def replay(model: PreTrainedModel, case: Case, first: int | None = None) -> list[str]:
+    """Feed a patched model what a golden run was fed, and compare, or only the first few logits.
 
     Where equal scores leave open what is kept of the prompt or in which order, the scores of what
     is kept are compared, and the run goes on from what the golden one kept.
@@ -140,7 +140,7 @@ def replay(model: PreTrainedModel, case: Case) -> list[str]:
         session = Session(model, case.compression, [case.prompt], steps)
         recipe = session.cache.recipe
         session.cache.recipe = replace(recipe, compressor=_GoldenChoice(expected))
-    for step in range(steps + 1):
+    for step in range(steps + 1)[:first]:
         token = torch.tensor(case.forced[step - 1 : step])
         logits = session.prefill() if step == 0 else session.step(token)
         _compare(report, step, logits[0].numpy(), session.cache, expected)

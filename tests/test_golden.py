@@ -11,12 +11,25 @@ TESTS = Path(__file__).parent
 PUBLISHED = TESTS.parents[1] / "shared" / "reference" / "golden"
 
 
-@pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])
-def test_published_runs(attn_implementation: str, capsys: pytest.CaptureFixture[str]) -> None:
-    if not PUBLISHED.exists():
-        pytest.skip(f"the golden runs of the published code are not at {PUBLISHED}")
-    code = main([str(PUBLISHED), "--attn_implementation", attn_implementation])
+published = pytest.mark.skipif(
+    not PUBLISHED.exists(), reason=f"the golden runs of the published code are not at {PUBLISHED}"
+)
+
+
+@published
+def test_published_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    code = main([str(PUBLISHED), "--attn_implementation", "sdpa"])
     assert code == 0, capsys.readouterr().out
+
+
+@published
+def test_published_runs_begin_the_same_with_eager_attention() -> None:
+    """The model's own attention is asked for prompts alone."""
+    golden = Golden.open(PUBLISHED)
+    models = {name: golden.model(name, "eager") for name in golden.manifest["models"]}
+    for name in golden.cases():
+        with patch(models[golden.manifest["cases"][name]["model"]]) as model:
+            assert replay(model, golden.case(name), first=3) == [], name
 
 
 @pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])

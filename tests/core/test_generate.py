@@ -70,9 +70,7 @@ def early_ends(model: PreTrainedModel, compression: Compression) -> tuple[int, .
 
 
 @pytest.mark.parametrize(("method", "strategy"), PAIRS)
-def test_refilled_rows_equal_single(
-    method: str, strategy: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_refilled_rows_equal_single(method: str, strategy: str) -> None:
     model = tiny_model("gqa", seed=PAIRS.index((method, strategy)))
     compression = compress(method, strategy)
     with patch(model):
@@ -82,6 +80,19 @@ def test_refilled_rows_equal_single(
         assert generations(model, compression, QUEUE, ends, batch_size=2) == single
         reverse = generations(model, compression, QUEUE[::-1], ends, batch_size=2)
         assert reverse[::-1] == single
+
+
+@pytest.mark.parametrize(
+    ("method", "strategy"),
+    [("SnapKV", "slide"), ("H2O", "h2o"), ("ALLKV", "refreshkv"), ("KVMerger", "periodic")],
+)
+def test_when_tokens_are_looked_at_changes_nothing(
+    method: str, strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, compression = tiny_model("gqa", seed=7), compress(method, strategy)
+    with patch(model):
+        ends = early_ends(model, compression)
+        single = [generations(model, compression, [prompt], ends)[0] for prompt in QUEUE]
         monkeypatch.setattr(greedy, "_steps_per_look", lambda device: 5)
         for looks_ahead in (0, 1, 2):
             monkeypatch.setattr(greedy, "_looks_ahead", lambda device, ahead=looks_ahead: ahead)

@@ -16,6 +16,7 @@ ZETA = (T - R) / (W - R)
 PYRAMIDS = ("PyramidKV", "PyramidInfer", "pyramidinfer")
 UNEVEN = (*PYRAMIDS, "ZigZagKV")
 UNIFIED = ("h2o", "slm", "pyramidinfer", "lococo")
+MODELS_AND_LENGTHS = [("mha", [24]), ("gqa", [24, 9, 17])]
 
 
 @dataclass
@@ -47,11 +48,11 @@ class Trace:
 
 @pytest.fixture(
     scope="module",
-    params=product(PAIRS, ("mha", "gqa"), ([24], [24, 9, 17])),
-    ids=lambda param: f"{'-'.join(param[0])}-{param[1]}-batch{len(param[2])}",
+    params=product(PAIRS, MODELS_AND_LENGTHS),
+    ids=lambda param: f"{'-'.join(param[0])}-{param[1][0]}-batch{len(param[1][1])}",
 )
 def trace(request: pytest.FixtureRequest) -> Trace:
-    (method, strategy), model_name, lengths = request.param
+    (method, strategy), (model_name, lengths) = request.param
     model = tiny_model(model_name)
     compression = compression_of(method, strategy, C, 3, W, R, period=P, keep_one_in=ONE_IN)
     cache = SlotCache(model.config, compression, T)

@@ -42,21 +42,28 @@ def working_sets(layer: SlotLayer, row: int) -> list[list[int]]:
     ]
 
 
+METHODS = ["ALLKV", "SnapKV", "StreamingLLM"]
+MODELS = ["gqa", "mistral"]
+SETS = [
+    {"working_set": 8, "stride": 4},
+    {"working_set": 3, "stride": 5},
+    {"working_set": 44, "stride": 3},
+    {"working_set": 8, "stride": 1},
+    {"working_set": 8, "stride": 2, "threshold": 0.6},
+    {"working_set": 4, "stride": 1, "threshold": 0.3},
+    {"working_set": 1, "stride": 2},
+]
+
+
 @pytest.mark.parametrize(
-    "options",
-    [
-        {"working_set": 8, "stride": 4},
-        {"working_set": 3, "stride": 5},
-        {"working_set": 44, "stride": 3},
-        {"working_set": 8, "stride": 1},
-        {"working_set": 8, "stride": 2, "threshold": 0.6},
-        {"working_set": 4, "stride": 1, "threshold": 0.3},
-        {"working_set": 1, "stride": 2},
+    ("method", "options", "model_name"),
+    [  # every two of them meet
+        (method, options, MODELS[(i + j) % 2])
+        for i, options in enumerate(SETS)
+        for j, method in enumerate(METHODS)
     ],
     ids=str,
 )
-@pytest.mark.parametrize("method", ["ALLKV", "SnapKV", "StreamingLLM"])
-@pytest.mark.parametrize("model_name", ["gqa", "mistral"])
 def test_sets_and_logits_are_those_of_plain_loops(
     method: str, options: dict[str, Any], model_name: str
 ) -> None:

@@ -1,6 +1,7 @@
 """A model split over two processes decodes as one that is whole."""
 
 from datetime import timedelta
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,7 @@ def decode(name: str, methods: tuple[str, str], fused: bool, split: bool = False
 
 
 def rank(number: int, ranks: int, folder: Path) -> None:
+    import_module("tests.conftest")  # as every test's process
     store = dist.FileStore(str(folder / "store"), ranks)
     dist.init_process_group(
         "gloo", store=store, rank=number, world_size=ranks, timeout=timedelta(seconds=120)

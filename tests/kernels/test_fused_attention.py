@@ -77,7 +77,7 @@ CASES = {
     "head dim 64": Case(head_dim=64, heads=1, steps=5),
     "head dim 128": Case(head_dim=128, heads=1, steps=5),
     "many blocks": Case(prompts=(300, 64), heads=1, steps=5),
-    "pool of many blocks": Case(prompts=(1100,), protected=3, pool=1060, heads=1, group=2, steps=3),
+    "pool of many blocks": Case(prompts=(1100,), protected=3, pool=1060, heads=1, group=2, steps=2),
     "nearly empty": Case(prompts=(1, 2), protected=0, pool=6),
     "one loud token": Case(sharpness=8.0),
     "sliding window": Case(window=9),
@@ -165,8 +165,19 @@ def test_same_as_torch(name: str) -> None:
     Twins(case, seed=1).check_equal(case.steps, recipe_of("cumulative"))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "plain",
+        "odd group",
+        "pool of many blocks",
+        "nearly empty",
+        "sliding window",
+        "several losses",
+    ],
+)
 def test_a_score_without_a_kernel_runs_between_two(name: str) -> None:
+    """Attention is the other test's; here it is told, and slots are freed by another kernel."""
     case = CASES[name]
     Twins(case, seed=1).check_equal(case.steps, recipe_of("cumulative", between=True))
 

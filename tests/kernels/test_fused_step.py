@@ -51,7 +51,6 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
         ("gqa", None),
         ("mistral", None),
         ("qwen2", "1=0"),
-        ("qwen3", None),
         ("qwen3", "1=0"),
         ("qwen3-mixed", None),
     ],
