@@ -1,14 +1,17 @@
-"""Triton's interpreter, which takes most of the tests' time, in a quarter of its own."""
+"""Triton's interpreter, which takes most of the tests' time, in less of its own."""
 
 import inspect
 import math
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import numpy as np
+import triton
 from triton.language import core
 from triton.runtime import interpreter
+
+_KNOWN = "3.9."
 
 
 def hasten() -> None:
@@ -20,17 +23,18 @@ def hasten() -> None:
       replaced once a launch.
     - What numpy calls a type is looked up in a table made anew each time.
     - The shape of every intermediate tensor is made of new constants.
-    - A launch is called from a frame of 64 KiB: CPython takes room for frames in pieces of 16 KiB,
-      more for a larger frame, and gives a piece back as soon as it is empty, at every call where a
-      loop lies on the border of two.
+
+    All this is of one version of Triton; others interpret as they are.
     """
+    if not triton.__version__.startswith(_KNOWN):
+        return
     object.__setattr__(interpreter.interpreter_builder.options, "sanitize_overflow", False)
     interpreter._patch_builtin = _patch_builtin
     interpreter._get_np_dtype = _by_name(interpreter._get_np_dtype)
     core.tensor.__init__ = _init_tensor
 
     patch_lang, replaced = interpreter._patch_lang, set()
-    launch, in_large_frame = interpreter.GridExecutor.__call__, _large_frame()
+    launch = interpreter.GridExecutor.__call__
 
     def patch_once(function: Any) -> Any:
         if function.__module__ in replaced:
@@ -38,12 +42,12 @@ def hasten() -> None:
         replaced.add(function.__module__)
         return patch_lang(function)
 
-    def launch_in_large_frame(*args: Any, **kwargs: Any) -> Any:
+    def launch_afresh(*args: Any, **kwargs: Any) -> Any:
         replaced.clear()
-        return in_large_frame(partial(launch, *args, **kwargs))
+        return launch(*args, **kwargs)
 
     interpreter._patch_lang = patch_once
-    interpreter.GridExecutor.__call__ = launch_in_large_frame
+    interpreter.GridExecutor.__call__ = launch_afresh
 
 
 @cache
@@ -78,9 +82,3 @@ def _shape(*sizes: int) -> tuple[core.tuple, core.constexpr]:
 def _init_tensor(tensor: core.tensor, handle: Any, type: core.dtype) -> None:
     tensor.handle, tensor.type, tensor.dtype = handle, type, type.scalar
     tensor.shape, tensor.numel = _shape(*(type.shape if type.is_block() else ()))
-
-
-def _large_frame() -> Callable[[Callable[[], Any]], Any]:
-    names = " = ".join(f"unused_{number}" for number in range(2**13))
-    exec(f"def in_large_frame(call):\n    return call()\n    {names} = None", found := {})
-    return found["in_large_frame"]
