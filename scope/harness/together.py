@@ -17,16 +17,30 @@ def batches_of(jobs: Sequence[Job], together: bool) -> list[tuple[Job, ...]]:
 
     Args:
         jobs: all of a command's.
-        together: whether those that can share a batch do.
+        together: whether those that can share a batch do, but for one that would begin before what
+            it is compared with is there.
     """
     batches: list[tuple[Job, ...]] = []
     for job in jobs:
-        own = next((b for b in batches if together and can_share_a_batch(b[0], job)), None)
-        if own is None:
+        shared = (
+            place
+            for place, batch in enumerate(batches)
+            if can_share_a_batch(batch[0], job) and not _writes_reference(batches[place:], job)
+        )
+        place = next(shared, None) if together else None
+        if place is None:
             batches.append((job,))
         else:
-            batches[batches.index(own)] = (*own, job)
+            batches[place] += (job,)
     return batches
+
+
+def _writes_reference(batches: Sequence[Sequence[Job]], job: Job) -> bool:
+    """Whether one of the batches writes what a job is compared with."""
+    if job.compare_with is None:
+        return False
+    reference = job.compare_with.resolve()
+    return any(one.result_file.resolve() == reference for batch in batches for one in batch)
 
 
 def _without_data(job: Job) -> Job:

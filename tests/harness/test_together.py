@@ -126,6 +126,31 @@ def test_in_a_sweep(together: Together, arguments: list[str], tmp_path: Path) ->
         assert ("agreement" in run["metrics"]) == ("slide" in run["label"])
 
 
+@pytest.mark.parametrize("entry", [cli.main, command.main], ids=["run", "sweep"])
+def test_what_one_is_compared_with_is_there_first(
+    entry: Callable[[list[str]], int], arguments: list[str], tmp_path: Path
+) -> None:
+    grid = tmp_path / "grid.yaml"
+    runs = [
+        {"dataset": "mmlu", "decoding_metric": "slide"},
+        {"dataset": "gsm8k", "decoding_metric": "None"},
+        {"dataset": "gsm8k", "decoding_metric": "slide", "compare_with": "full"},
+        {"dataset": "mmlu", "decoding_metric": "None"},
+    ]
+    lines = grid.read_text().splitlines()
+    shared = [line for line in lines if not line.startswith(("dataset:", "decoding_metric:"))]
+    grid.write_text("\n".join([*shared, f"runs: {json.dumps(runs)}"]))
+    given = arguments if entry is cli.main else arguments[1:]
+    assert entry([*given, "--together", "--results_dir", str(tmp_path / "results")]) == 0
+    found = {
+        (run["config"]["dataset"], run["config"]["decoding_metric"]): run
+        for run in runs_below(tmp_path / "results")
+    }
+    assert "agreement" in found["gsm8k", "slide"]["metrics"]
+    assert "beside" not in found["gsm8k", "slide"]["starts"][0]
+    assert found["gsm8k", "None"]["starts"][0]["beside"] == ["mmlu"]
+
+
 def test_units_of_a_sweep(
     arguments: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
