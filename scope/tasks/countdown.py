@@ -22,7 +22,7 @@ _STEP = re.compile(
     rf"(?:left {_NUMBERS}|(?:yes|no)\b))",
     re.MULTILINE,
 )
-_HEADING = re.compile(r"^[^\w\n]{0,8}Problem[ ]([0-9]{1,6})", re.MULTILINE)
+_HEADING = re.compile(r"^[^\w\n]{0,8}Problem[ ]([0-9]{1,6})", re.MULTILINE | re.IGNORECASE)
 _LARGEST_TARGET = 999
 
 
@@ -126,5 +126,5 @@ def _draw_search(
 
 def _trace(text: str) -> list[str]:
     """The steps in a text, without spaces; what is no step is passed over."""
-    plain = text.replace("×", "*").replace("−", "-").lower()
+    plain = text.replace("**", "").replace("×", "*").replace("−", "-").lower()
     return ["".join(step.split()) for step in _STEP.findall(plain)]

@@ -93,5 +93,5 @@ class DepthFirst(MadeTask):
 
 def _moved(line: str) -> tuple[str, str, str, str] | None:
     """Go or back, the place, from where it was reached, and where the walker is then."""
-    found = _MOVE.match(re.sub("[*`_]", "", line).casefold())
+    found = _MOVE.match(line.casefold())
     return found and (found[1], plain(found[2]), plain(found[3]), plain(found[4]))

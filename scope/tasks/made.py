@@ -71,10 +71,13 @@ class MadeTask(Task):
 
 
 def numbered_lines(text: str) -> dict[int, str]:
-    """The text after each line number at the head of a line, where the number is printed first."""
+    """The text after each line number at the head of a line, where the number is printed first.
+
+    Without Markdown's emphasis.
+    """
     lines: dict[int, str] = {}
     for match in _LINE.finditer(text):
-        lines.setdefault(int(match[1]), match[2].strip())
+        lines.setdefault(int(match[1]), re.sub("[*`_]", "", match[2]).strip())
     return lines
 
 
@@ -95,7 +98,7 @@ def lines_since(needed: Sequence[str], written: Sequence[Sequence[str]]) -> tupl
 
 def named_value(line: str) -> tuple[str, int] | None:
     """``fox = 5 + 7 = 12`` and ``fox: 5 + 7 = 12`` give the name and the last number."""
-    name, found, rest = re.sub("[*`_]", "", line).partition(":" if ":" in line else "=")
+    name, found, rest = line.partition(":" if ":" in line else "=")
     numbers = _NUMBER.findall(rest.rpartition("=")[2])
     if not found or not numbers:
         return None

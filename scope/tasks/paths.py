@@ -17,7 +17,7 @@ from scope.tasks.words import NOUNS, draw_names
 
 _QUESTION = re.compile(r"[0-9]{1,6}\. back")
 _ROAD = re.compile(r"([^-→,]+)(?:-+>|→)([^,]+)")
-_UNDONE = re.compile(r"[*`]*back\[([^\]]+)\][*`]* = (.+)", re.IGNORECASE)
+_UNDONE = re.compile(r"back\[([^\]]+)\] ?= ?(.+)", re.IGNORECASE)
 _BACK = re.compile(r"^[^\w\n]{0,8}Back\b", re.MULTILINE | re.IGNORECASE)
 _FALSE_ROADS = {"easy": 1, "medium": 2, "hard": 3}  # into each place, beside the right one
 

@@ -4,6 +4,7 @@ import json
 import random
 import re
 import shutil
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -282,6 +283,23 @@ def test_the_way_back_is_not_in_the_roads() -> None:
         assert (head, turn) == (f"Out from {start} to {goal}", f"Back from {goal} to {start}")
         into = [there for _, there in roads]
         assert all(into.count(there) > 1 for _, there, _ in steps)
+
+
+@pytest.mark.parametrize("name", ["dfs", "paths", "countdown"])
+@pytest.mark.parametrize(
+    "vary",
+    [
+        str.upper,
+        lambda text: re.sub(" ?(<-|->|=) ?", r"\1", text),
+        lambda text: re.sub(r"\b(back|go|yes|no)\b", r"**\1**", text),
+    ],
+    ids=["capitals", "tight", "bold words"],
+)
+def test_a_walk_a_way_and_a_search_may_look_otherwise(
+    name: str, vary: Callable[[str], str]
+) -> None:
+    problem = TASKS[name].draw(random.Random(3), 6, "easy")
+    assert TASKS[name].mark(exam_of(problem), vary(problem.solution)).accuracy == 1
 
 
 @ANY_TASK
