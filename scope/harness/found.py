@@ -1,4 +1,4 @@
-"""What a result folder holds of a job, before anything is done."""
+"""A job beside its result folder: what is there, and what is left to do."""
 
 from dataclasses import dataclass, replace
 from typing import Any
