@@ -11,7 +11,7 @@ import triton
 from triton.language import core
 from triton.runtime import interpreter
 
-_KNOWN = "3.9."
+_KNOWN = ("3.7.", "3.9.")
 
 
 def hasten() -> None:
@@ -24,7 +24,7 @@ def hasten() -> None:
     - What numpy calls a type is looked up in a table made anew each time.
     - The shape of every intermediate tensor is made of new constants.
 
-    All this is of one version of Triton; others interpret as they are.
+    All this is of some versions of Triton; others interpret as they are.
     """
     if not triton.__version__.startswith(_KNOWN):
         return
