@@ -151,6 +151,21 @@ def test_what_one_is_compared_with_is_there_first(
     assert found["gsm8k", "None"]["starts"][0]["beside"] == ["mmlu"]
 
 
+def test_what_one_of_a_unit_is_compared_with_may_be_there_already(
+    arguments: list[str], tmp_path: Path
+) -> None:
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(grid.read_text().replace("[gsm8k, mmlu]", "gsm8k").replace("[None, ", "["))
+    sweep, first = [arguments[1], "--together"], str(tmp_path / "first")
+    assert command.main([*sweep, "--save_dir", first]) == 0
+    [reference] = Path(first).rglob("gsm8k/ALLKV.json")
+    second = {"save_dir": str(tmp_path / "second"), "compare_with": str(reference)}
+    with grid.open("a") as file:
+        file.write(f"runs: {json.dumps([second, {'save_dir': first}])}")
+    assert command.main(sweep) == 0
+    assert "agreement" in runs_below(tmp_path / "second")[0]["metrics"]
+
+
 def test_units_of_a_sweep(
     arguments: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

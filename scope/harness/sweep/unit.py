@@ -84,7 +84,8 @@ def units_of(
         job, examples = batch[0], sum(len(select_rows(one)) for one in batch)
         bytes_read = weight_bytes(job, models.config(job.model_path))
         references = {one.compare_with.resolve() for one in batch if one.compare_with is not None}
-        after = frozenset(results & references)
+        own = {one.result_file.resolve() for one in batch}
+        after = frozenset(results & references - own)  # its own is there already, by `batches_of`
         slices: list[Job] = []
         if slice_size is not None and slice_size < examples:
             slices = [_slice(job, rows) for rows in _cuts(examples, slice_size)]
