@@ -7,8 +7,11 @@ which changes no number, on how many have that length.
 """
 
 import warnings
+import weakref
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,7 +62,10 @@ class PromptReader:
         longest = max(counts, default=0)
         self._states = [self._like.new_empty(layers, one, longest, head_dim) for one in heads]
         self._log_sum_exp: Tensor | None = None
-        self._recorded: Graphed | None = Graphed(self._read, "reading prompts")
+        # A record that held its reader would keep a session's slots until Python looks for circles.
+        own: Any = weakref.proxy(self)
+        read = partial(PromptReader._read, own)
+        self._recorded: Graphed | None = Graphed(read, "reading prompts")
 
     def __call__(self, tokens: Sequence[int]) -> Tensor:
         """Read an admitted prompt: ``[vocabulary]`` logits of its first new token."""

@@ -9,10 +9,10 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from scope.cache.plan import CachePlan
 from scope.errors import ScopeError
 from scope.generation.session import Session
 from scope.harness.jobs import Job
+from scope.harness.plan import cache_plan
 
 # What a CUDA graph, the workspaces of matrix products and gaps between tensors may take.
 _RESERVE = 512 * 2**20
@@ -68,8 +68,7 @@ def first_batch_size(
     if job.batch_size != "auto":
         return min(job.batch_size, len(prompts))
     lengths = [len(prompt) for prompt in prompts]
-    recipe = job.compression.recipe(job.max_new_tokens)
-    plan = CachePlan.make(model.config, recipe, job.max_new_tokens, lengths)
+    plan = cache_plan(job, model.config, lengths)
     room = _room_beside_one(job, model, prompts, lengths.index(max(lengths))) - extra_bytes
     host_room = _free_host_memory() if model.device.type == "cuda" else None
     others = plan.rows_within(model.dtype, room, host_room, extra_bytes)
@@ -91,7 +90,6 @@ def _room_beside_one(
         session.admit(0, longest)
 
     halving(1, read)  # which says what to do if not even one fits
-    gc.collect()  # as in `generate_missing`
     reading = torch.cuda.max_memory_allocated(device) - before
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + unused - reading - _RESERVE

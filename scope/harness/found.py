@@ -34,10 +34,20 @@ class Found:
         Raises:
             ScopeError: files that cannot be read, or of another configuration.
         """
-        run = RunFile(job.folder / "run.json").open(config_of(job))
+        run = run_file_of(job).open(config_of(job))
         all_rows = select_rows(replace(job, max_num_examples=None))
         rows = ResultFile(job.result_file).done([index for index, _ in all_rows])
         return cls(job, examples, run, rows)
+
+    @property
+    def run_file(self) -> RunFile:
+        """Where `run` goes."""
+        return run_file_of(self.job)
+
+    @property
+    def result_file(self) -> ResultFile:
+        """Where texts go."""
+        return ResultFile(self.job.result_file)
 
     @property
     def wanted(self) -> list[Example]:
@@ -101,6 +111,11 @@ class Found:
                 f"--compare_with {path}: expected a finished result file of this program on the "
                 "same data file"
             ) from None
+
+
+def run_file_of(job: Job) -> RunFile:
+    """The run.json in the job's folder."""
+    return RunFile(job.folder / "run.json")
 
 
 def examples_of(job: Job, models: Models) -> list[Example]:

@@ -1,6 +1,5 @@
 """Generating what is missing of some jobs, in one batch."""
 
-import gc
 import sys
 import time
 from collections.abc import Collection, Sequence
@@ -21,8 +20,9 @@ from scope.harness.data import Example
 from scope.harness.floor import against_floor, counts, measured_rates, told
 from scope.harness.found import Found
 from scope.harness.models import eos_token_ids
+from scope.harness.plan import cache_plan
 from scope.harness.progress import progress
-from scope.harness.results import ResultFile, RunFile, TextKey
+from scope.harness.results import TextKey
 from scope.harness.starts import speed
 
 # What a session's seconds go to.
@@ -60,7 +60,6 @@ def generate_missing(
     rates = None
     if on_gpu:
         rates = measured_rates(model.device, model.dtype)
-        gc.collect()  # a reader of prompts and its graph hold each other, and a session's slots
         torch.cuda.empty_cache()
     ends = eos_token_ids(model, tokenizer, job.eos)
     first_size = first_batch_size(job, model, prompts)
@@ -100,7 +99,7 @@ def generate_missing(
             start["spent"] = {k: round(s, 3) for k, s in (spent | {"writing": writing}).items()}
             if rates is not None:
                 start["floor"] = against_floor(start["work"], rates, watch.seconds)
-            part.run_file.write(run)
+            part.found.run_file.write(run)
 
         def generate_rest(batch_size: int) -> None:
             nonlocal writing
@@ -119,7 +118,7 @@ def generate_missing(
                     sampler,
                 ):
                     began, part = time.perf_counter(), texts[i].part
-                    part.result_file.append(_record(texts[i], generation, tokenizer))
+                    part.found.result_file.append(_record(texts[i], generation, tokenizer))
                     part.finished += len(generation.tokens)
                     done.add(i)
                     bar.update()
@@ -151,14 +150,6 @@ class _Part:
     tokens: int = 0
     finished: int = 0
 
-    @property
-    def run_file(self) -> RunFile:
-        return RunFile(self.found.job.folder / "run.json")
-
-    @property
-    def result_file(self) -> ResultFile:
-        return ResultFile(self.found.job.result_file)
-
 
 @dataclass(frozen=True)
 class _Text:
@@ -168,9 +159,8 @@ class _Text:
 
 
 def _plan(found: Found, model: PreTrainedModel) -> CachePlan:
-    job, lengths = found.job, [len(example.tokens) for example in found.examples]
-    recipe = job.compression.recipe(job.max_new_tokens)
-    return CachePlan.make(model.config, recipe, job.max_new_tokens, lengths)
+    lengths = [len(example.tokens) for example in found.examples]
+    return cache_plan(found.job, model.config, lengths)
 
 
 class _Stopwatch:

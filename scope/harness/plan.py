@@ -75,20 +75,26 @@ class Plan:
         ]
 
 
+def cache_plan(job: Job, config: PreTrainedConfig, prompt_lengths: list[int]) -> CachePlan:
+    """What a job's cache has to hold for these prompts."""
+    recipe = job.compression.recipe(job.max_new_tokens)
+    return CachePlan.make(config, recipe, job.max_new_tokens, prompt_lengths)
+
+
 def make_plan(job: Job, config: PreTrainedConfig, prompt_lengths: list[int]) -> Plan:
     """Size a job for these prompts."""
     longest, dtype = max(prompt_lengths), getattr(torch, job.dtype)
-    recipe = job.compression.recipe(job.max_new_tokens)
-    cache = CachePlan.make(config, recipe, job.max_new_tokens, prompt_lengths)
+    cache = cache_plan(job, config, prompt_lengths)
     everything = Compression().recipe(job.max_new_tokens)
     full = CachePlan.make(config, everything, job.max_new_tokens, [longest])
     room = _memory(job.device) - weight_bytes(job, config)
-    capacity = recipe.budget.capacity
+    budget = cache.recipe.budget
+    capacity = budget.capacity
     host_room = _memory("cpu") if job.device.startswith("cuda") else None
     return Plan(
         prompt_tokens=(min(prompt_lengths), longest),
         capacities=list(cache.capacities),
-        average=capacity if recipe.budget.observes and (capacity or longest) < longest else None,
+        average=capacity if budget.observes and (capacity or longest) < longest else None,
         slots=list(cache.slots),
         arena=cache.arena,
         compact=list(cache.compact),

@@ -22,7 +22,7 @@ from scope.harness.lock import locked
 from scope.harness.models import Models, check_loadable
 from scope.harness.plan import check_plan
 from scope.harness.progress import progress
-from scope.harness.results import ResultFile, RunFile, check_writable, key_of
+from scope.harness.results import ResultFile, check_writable, key_of
 from scope.harness.starts import new_start, speed
 from scope.harness.summary import idle_compression, totals
 from scope.longgenbench.build import read_meta
@@ -70,7 +70,7 @@ def join_slices(job: Job, slices: Sequence[Job], models: Models) -> None:
     with locked(job.folder, patience=_PATIENCE):
         found = Found.look(job, examples)
         run, done = found.run, set(found.rows)
-        result_file = ResultFile(job.result_file)
+        result_file = found.result_file
         parts = [part for part in slices if part.result_file.exists()]
         result_file.cut()
         for part in parts:
@@ -78,7 +78,7 @@ def join_slices(job: Job, slices: Sequence[Job], models: Models) -> None:
             starts = run.setdefault("starts", [])
             starts += [start for start in theirs.get("starts", []) if start not in starts]
             run["metrics"] = theirs.get("metrics", {}) | run.get("metrics", {}) | speed(starts)
-            RunFile(job.folder / "run.json").write(run)
+            found.run_file.write(run)
             for record in ResultFile(part.result_file).records():
                 if (key := key_of(record)) not in done:
                     done.add(key)
@@ -163,12 +163,12 @@ def _start(found: Found, beside: Sequence[Job]) -> None:
     run["config"] = config_of(job)
     run["metrics"].pop("agreement", None)  # it will be of more examples
     run.setdefault("starts", []).append(new_start(job, beside))
-    RunFile(job.folder / "run.json").write(run)
-    ResultFile(job.result_file).cut()
+    found.run_file.write(run)
+    found.result_file.cut()
 
 
 def _end(found: Found, models: Models, reference: list[list[int]] | None) -> None:
-    job, run, result_file = found.job, found.run, ResultFile(found.job.result_file)
+    job, run, result_file = found.job, found.run, found.result_file
     result_file.sort()
     records = result_file.records()
     run["metrics"] |= totals(records)
@@ -176,7 +176,7 @@ def _end(found: Found, models: Models, reference: list[list[int]] | None) -> Non
     if reference is not None:
         with patch(models.model(*job.loading)) as model:
             run["metrics"]["agreement"] = _agreement(job, model, found.examples, reference)
-    RunFile(job.folder / "run.json").write(run)
+    found.run_file.write(run)
 
 
 def _agreement(

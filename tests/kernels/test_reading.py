@@ -1,5 +1,7 @@
 """Prompts that are padded and compressed in all layers at once are held as one by one."""
 
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -165,3 +167,20 @@ def test_which_lengths_are_recorded(
     reader = PromptReader(model, cache, lengths)
     assert reader._frequent == recorded
     assert reader._states[0].shape[2] == 512
+
+
+def test_what_is_left_of_a_session_is_freed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next job's slots are made before Python looks for circles."""
+    monkeypatch.setattr(joined_module, "has_kernels_for", lambda keys: True)
+    monkeypatch.setattr(writing, "backend_for", lambda keys: backend(True))
+    monkeypatch.setattr(Session, "_reads_fused", lambda session, length: True)
+    gc.disable()
+    try:
+        with patch(tiny_model("gqa", num_layers=2).to(DEVICE)) as model:
+            session = Session(model, compression_of("H2O", "slide", *SIZES), PROMPTS, 8, 1)
+            session.step(session.admit(0, 0).argmax()[None])
+            cache = weakref.ref(session.cache)
+            del session
+        assert cache() is None
+    finally:
+        gc.enable()
