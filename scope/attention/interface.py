@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from scope.attention.flash import causal_attention, tells_log_sum_exp
+from scope.attention.log_sum_exp import telling_attention
 from scope.cache.cache import SlotCache
 from scope.errors import ScopeError
 
@@ -139,17 +139,18 @@ def attend_to_prompt(
     """Attention of prompts to themselves, by the model's own implementation.
 
     It is over full keys and values, so prompt logits are exact. The arguments are those of
-    `attend`, and so is what it gives, and beside that, where the implementation is torch's flash
-    attention, ``[b, H_q, L]`` float32: the logarithm of what its rows sum up to.
+    `attend`, and so is what it gives, and beside that, where the implementation can tell it,
+    ``[b, H_q, L]`` float32: the logarithm of what its rows sum up to.
     """
     name = module.config._attn_implementation
-    if tells_log_sum_exp(name, queries, keys, values, attention_mask, kwargs):
+    states = queries, keys, values
+    if (telling := telling_attention(name, *states, attention_mask, kwargs)) is not None:
         scaling, _ = sight_of(queries, kwargs)
-        output, log_sum_exp = causal_attention(queries, keys, values, scaling)
+        output, log_sum_exp = telling(*states, scaling)
         return output, None, log_sum_exp
     own: Any = eager_attention(module)
     implementation = ALL_ATTENTION_FUNCTIONS.get_interface(name, own)
-    return *implementation(module, queries, keys, values, attention_mask, **kwargs), None
+    return *implementation(module, *states, attention_mask, **kwargs), None
 
 
 def sight_of(queries: Tensor, given: dict[str, Any]) -> tuple[float, int | None]:

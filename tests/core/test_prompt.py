@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from scope import Fidelity, patch
 from scope.attention import interface
-from scope.attention.flash import causal_attention, tells_log_sum_exp
+from scope.attention.log_sum_exp import telling_attention
 from scope.generation.session import Session
 from scope.kernels import reference
 from scope.methods.prompt import Prompt
@@ -126,9 +126,8 @@ def test_what_attention_tells_of_its_rows_changes_nothing(
 
     monkeypatch.setattr(reference, "column_sums", column_sums)
     found = []
-    for told in (False, True):
-        monkeypatch.setattr(interface, "tells_log_sum_exp", lambda *args, told=told: told)
-        monkeypatch.setattr(interface, "causal_attention", on_a_cpu)
+    for telling in (None, on_a_cpu):
+        monkeypatch.setattr(interface, "telling_attention", lambda *args, it=telling: it)
         with patch(tiny_model("gqa")) as model:
             session = Session(
                 model, compression_of(method, "slide", 12, 3, 7, 3), [random_tokens(31, seed=3)], 10
@@ -141,17 +140,21 @@ def test_what_attention_tells_of_its_rows_changes_nothing(
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("backend", [SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION])
 @pytest.mark.parametrize("heads", [2, 8])
-def test_flash_attention_tells_the_sums_of_its_rows(heads: int) -> None:
+def test_attention_tells_the_sums_of_its_rows(heads: int, backend: SDPBackend) -> None:
     random = torch.Generator("cuda").manual_seed(0)
     states = [
         torch.randn(1, n, 300, 64, generator=random, device="cuda", dtype=torch.bfloat16)
         for n in (8, heads, heads)
     ]
-    for backend, is_asked in ((SDPBackend.FLASH_ATTENTION, True), (SDPBackend.MATH, False)):
-        with sdpa_kernel(backend):
-            assert tells_log_sum_exp("sdpa", *states, None, {}) is is_asked
-    output, log_sum_exp = causal_attention(*states, 0.2)
+    with sdpa_kernel(SDPBackend.MATH):
+        assert telling_attention("sdpa", *states, None, {}) is None
+    with sdpa_kernel(backend):
+        attention = telling_attention("sdpa", *states, None, {})
+    if attention is None:
+        pytest.skip(f"this GPU has no {backend.name}")
+    output, log_sum_exp = attention(*states, 0.2)
     expected = functional.scaled_dot_product_attention(
         *states, is_causal=True, scale=0.2, enable_gqa=True
     )
