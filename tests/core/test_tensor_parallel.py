@@ -21,10 +21,11 @@ from tests.core.tiny import backend, compression_of, random_tokens, tiny_model
 pytest.importorskip("triton", reason="the kernels need Triton")
 
 PROMPTS = [random_tokens(length, seed=length) for length in (60, 25)]
+FUSED = not torch.cuda.is_available()  # Triton interprets no tensors of a CPU where it compiles
 CASES = [
     ("gqa", ("H2O", "h2o"), False),
-    ("qwen2", ("SnapKV", "slide"), True),
-    ("qwen3", ("SnapKV", "slide"), True),
+    ("qwen2", ("SnapKV", "slide"), FUSED),
+    ("qwen3", ("SnapKV", "slide"), FUSED),
 ]
 STEPS = 4
 

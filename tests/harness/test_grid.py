@@ -159,6 +159,7 @@ def test_the_whole_grid_holds_every_published_table_in_both_fidelities() -> None
     }
     whole = set(runs("published_grid.yaml"))
     assert whole <= single
+    assert set(runs("longgenbench_4k_upstream.yaml")) < whole
     # Table 2's full cache is in table 1.
     left_out = single - whole
     assert len(left_out) == 2
