@@ -12,7 +12,7 @@ from scope.cache.layer import SlotLayer, per_slot
 from scope.cache.step import decode, look
 from scope.decoding.none import NoEviction
 from scope.kernels import reference
-from scope.kernels.tensors import FREE, NewTokens, Sight, StepCounts
+from scope.kernels.tensors import FREE, NewTokens, Sight, SlotTensors, StepCounts
 from scope.methods.prompt import Entries
 from scope.methods.recipe import Recipe
 from scope.methods.score import Score
@@ -20,7 +20,7 @@ from scope.registry import SCORES
 
 pytest.importorskip("triton", reason="the kernels need Triton, which torch's CUDA builds bring")
 
-from scope.kernels.triton import backend
+from scope.kernels.triton import backend, plan
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SCALING = 0.3
@@ -205,6 +205,21 @@ def test_queries_that_look_alone(name: str) -> None:
 def test_more_heads_than_programs_at_a_time(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scope.kernels.triton.plan.processors", lambda device: 0)
     Twins(CASES[name], seed=9).check_equal(CASES[name].steps, recipe_of("current"))
+
+
+@pytest.mark.parametrize(
+    ("batch", "heads", "splits"),
+    [(1, 2, 32), (43, 2, 6), (130, 2, 4), (144, 2, 4), (36, 8, 4), (40, 8, 1), (96, 8, 1)],
+)
+def test_an_h100_is_shared_out_to_all_rows_and_to_one(
+    batch: int, heads: int, splits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "processors", lambda device: 132)
+    monkeypatch.setattr(plan, "shared_memory", lambda device: 232_448)
+    keys = torch.empty(batch, heads, 2560, 128, dtype=torch.bfloat16, device="meta")
+    positions = torch.empty(keys.shape[:3], dtype=torch.int32, device="meta")
+    slots = SlotTensors(keys, keys, positions, positions, vacant=positions[:, :, 0])
+    assert plan.plan_of(slots, group=4, length=2560).splits == splits
 
 
 @pytest.mark.parametrize("name", ["several losses", "pool of many blocks"])
