@@ -96,9 +96,14 @@ class SlotLayer(CacheLayerMixin):
         self.ranks = torch.full_like(self.positions, FREE)
         self.vacant = torch.zeros(shape[:2], dtype=torch.int32, device=like.device)
         self.draw = torch.zeros(batch_size, dtype=torch.int64, device=like.device)
+        # Queries are kept as they come; of 8 bits they are not, whatever keys are.
+        as_they_come = like.dtype if like.itemsize > 1 else torch.float32
         self.state = {
             name: torch.zeros(
-                batch_size, *in_numbers(own, sizes), dtype=torch.float32, device=like.device
+                batch_size,
+                *in_numbers(own, sizes),
+                dtype=as_they_come if name == "queries" else torch.float32,
+                device=like.device,
             )
             for name, own in state.items()
         }

@@ -169,7 +169,7 @@ def _append(slots: SlotTensors, counts: StepCounts, new: NewTokens) -> None:
     slots.ranks.scatter_(2, slot, counts.newest[:, None, None].expand_as(slot))
     if slots.last_queries is not None:
         place = (counts.newest % slots.last_queries.shape[2]).long()[:, None, None, None]
-        query = new.queries[:, :, None].float()
+        query = new.queries[:, :, None].to(slots.last_queries.dtype)
         slots.last_queries.scatter_(2, place.expand_as(query), query)
 
 

@@ -160,7 +160,8 @@ class SlotTensors:
         key_scale: what ``keys`` are codes by; None where they are keys.
         compact: what is held of the prompts outside the slots; None if nothing is.
         spans: where each head's slots are; None where B, H and S say so.
-        last_queries: ``[B, H_q, w, D]`` float32, rank r in place r % w; None if nobody asks.
+        last_queries: ``[B, H_q, w, D]`` as they come, or float32 beside keys of 8 bits, rank r in
+            place r % w; None if nobody asks.
     """
 
     keys: Tensor

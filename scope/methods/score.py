@@ -40,8 +40,8 @@ class Slots:
         draw: ``[B]`` int64, a 32-bit number that chance makes of each row's prompt.
         layer: number of the layer, from 0.
         backend: what computes.
-        state: what the score and the strategy have declared, ``[B, ...]`` float32 each; change it
-            in place.
+        state: what the score and the strategy have declared, ``[B, ...]`` float32 each, but for a
+            ring of queries, which are as they come; change it in place.
         scaling: factor on the query-key products.
         sliding_window: how many tokens back a query may look, itself included; None for all.
     """

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from scope import Compression, SlotCache, patch
+from scope.cache.layer import SlotLayer
 from scope.cache.plan import slots_needed
 from scope.registry import STRATEGIES
 from tests.core.tiny import compression_of, random_tokens, tiny_model
@@ -34,6 +35,22 @@ def test_tensors_hold_what_the_plan_says() -> None:
     assert cache.kv_bytes == expected
     tensors = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
     assert sum(tensor.untyped_storage().nbytes() for tensor in tensors) == expected
+
+
+@pytest.mark.parametrize(
+    ("slots", "ring"),
+    [(torch.bfloat16, torch.bfloat16), (torch.float8_e4m3fn, torch.float32)],
+    ids=str,
+)
+def test_last_queries_take_no_more_than_they_come_with(
+    slots: torch.dtype, ring: torch.dtype
+) -> None:
+    layer = SlotLayer(index=0)
+    like = torch.empty(16, dtype=slots, device="meta")
+    layer.allocate(like, 1, 2, 4, 8, {"queries": ("H_q", 3, "D"), "total": ("H", "S")})
+    assert {name: state.dtype for name, state in layer.state.items()} == {
+        "queries": ring, "total": torch.float32
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

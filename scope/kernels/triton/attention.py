@@ -356,7 +356,8 @@ def _attend(
             if last_queries_ptr is not None:
                 noted = (pair * GROUP + g[:, None]) * last_queries + newest % last_queries
                 noted_ptr = last_queries_ptr + noted * HEAD_DIM + d[None, :]
-                tl.store(noted_ptr, query.to(tl.float32), mask=grouped)
+                noted_as: tl.constexpr = last_queries_ptr.dtype.element_ty
+                tl.store(noted_ptr, query.to(noted_as), mask=grouped)
 
     filled = newest - gap
     if not JOINS:  # the newest is there already
