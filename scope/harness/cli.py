@@ -12,8 +12,8 @@ from scope.evaluation.evaluate import evaluate
 from scope.evaluation.results import ResultFolder, find_result_folders
 from scope.evaluation.tables import print_table
 from scope.harness.command_line import Command, parse_command
-from scope.harness.data import load_examples
 from scope.harness.fit import fitted_jobs
+from scope.harness.found import examples_of
 from scope.harness.jobs import Job
 from scope.harness.log import logged
 from scope.harness.models import Models
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 jobs += checked_jobs(command, models)
                 return _run_split(jobs, models)
         jobs += checked_jobs(command, models)
-        return _plan(jobs, models) if command.dry_run else _run(jobs, models, command)
+        return _plan(jobs, models, command.together) if command.dry_run else _run(jobs, models, command)
 
     return exit_code_of(work)
 
@@ -72,12 +72,18 @@ def checked_jobs(command: Command, models: Models) -> list[Job]:
     return list(first.values())
 
 
-def _plan(jobs: list[Job], models: Models) -> int:
-    for job in jobs:
-        config, tokenizer = models.config(job.model_path), models.tokenizer(job.model_path)
-        examples = load_examples(job, tokenizer, config.max_position_embeddings)
-        plan = make_plan(job, config, [len(example.tokens) for example in examples])
-        print("\n".join(plan.lines(job)))
+def _plan(jobs: list[Job], models: Models, together: bool) -> int:
+    for batch in batches_of(jobs, together):
+        lengths: list[int] = []
+        for job in batch:
+            config = models.config(job.model_path)
+            own = [len(example.tokens) for example in examples_of(job, models)]
+            print("\n".join(make_plan(job, config, own).lines(job)))
+            lengths += own
+        if len(batch) > 1:
+            most = make_plan(batch[0], config, lengths).largest_batch
+            names = ", ".join(job.dataset for job in batch)
+            print(f"{names} in one batch: at most {most} sequences fit on {batch[0].device}")
     return 0
 
 

@@ -1,6 +1,7 @@
 """Data sets that decode in one batch get the files that they get alone."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,18 @@ def test_units_of_a_sweep(
     plan = capsys.readouterr().out
     assert "0/1: 2 units" in plan
     assert "ALLKV+slide (current) on gsm8k, mmlu" in plan
+
+
+def test_a_plan_tells_how_many_fit_into_the_common_batch(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([*arguments, "--together", "--dry_run"]) == 0
+    plan = capsys.readouterr().out
+    alone = [int(n) for n in re.findall(r"at most (\d+) sequences fit on cpu beside", plan)]
+    common = [int(n) for n in re.findall(r"gsm8k, mmlu in one batch: at most (\d+) seq", plan)]
+    assert len(alone) == 4
+    # As many as of the data set with the longest prompts.
+    assert common == [min(pair) for pair in zip(alone[::2], alone[1::2], strict=True)]
 
 
 @pytest.mark.parametrize(
