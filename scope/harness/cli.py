@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 jobs += checked_jobs(command, models)
                 return _run_split(jobs, models)
         jobs += checked_jobs(command, models)
-        return _plan(jobs, models, command.together) if command.dry_run else _run(jobs, models, command)
+        return (_plan if command.dry_run else _run)(jobs, models, command)
 
     return exit_code_of(work)
 
@@ -72,8 +72,8 @@ def checked_jobs(command: Command, models: Models) -> list[Job]:
     return list(first.values())
 
 
-def _plan(jobs: list[Job], models: Models, together: bool) -> int:
-    for batch in batches_of(jobs, together):
+def _plan(jobs: list[Job], models: Models, command: Command) -> int:
+    for batch in batches_of(jobs, command.together):
         lengths: list[int] = []
         for job in batch:
             config = models.config(job.model_path)
