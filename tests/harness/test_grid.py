@@ -109,9 +109,10 @@ def test_published_grids(name: str, k: int, expected: set[str]) -> None:
 def experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Job]:
     """Where the data is that its file says how to draw."""
     monkeypatch.chdir(tmp_path)
-    for task in ("ledger", "notes"):
-        draw(task, 40, seed=1, num_prompts=1, out=Path("data/tasks/seed1") / task)
-    return jobs_in("generated_tokens")
+    sizes = {"ledger": 40, "notes": 40, "dfs": 20, "paths": 10, "countdown": 2}
+    for task, k in sizes.items():
+        draw(task, k, seed=1, num_prompts=1, out=Path("data/tasks/seed1") / task)
+    return jobs_in("generated_tokens") + jobs_in("generated_tokens_searches")
 
 
 def jobs_in(name: str) -> list[Job]:
@@ -137,7 +138,7 @@ def test_the_experiment_compares_with_chance_at_equal_bytes(experiment: list[Job
         ("ALLKV+None" if size is None else "ALLKV+slide (random)") in labels
         for (_, size), labels in pools.items()
     )
-    assert len(pools) == 8
+    assert len(pools) == 14
 
 
 def test_the_whole_grid_holds_every_published_table_in_both_fidelities() -> None:
