@@ -299,7 +299,7 @@ class SlotCache(Cache):
             and recipe.cached_heads == "kv"
             and not (apart or remembers)
             and len(set(recipe.budget.ceiling(length, len(layers)))) == 1
-            and all(layer.is_initialized and layer.is_plain for layer in layers)
+            and all(layer.is_initialized and layer.is_like_others for layer in layers)
             and self.fused
         )
 

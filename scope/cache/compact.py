@@ -1,5 +1,6 @@
 """Where the middle of each prompt is held in less room, beside a layer's slots."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -44,31 +45,37 @@ def empty_compact(
 
 
 def write_compact(
-    compact: CompactTensors, storage: Storage, row: int, entries: Entries, queries: Tensor
-) -> tuple[CompactTensors, Entries]:
+    layers: Sequence[CompactTensors], storage: Storage, row: int, entries: Entries, queries: Tensor
+) -> tuple[list[CompactTensors], Entries]:
     """Store the middle of what is held of a row's prompt; what stays whole is given back.
 
     Args:
-        compact: of the layer.
+        layers: one, or several, whose heads are those of the entries and queries in their order.
         storage: how.
         row: which.
-        entries: all that is held.
-        queries: ``[H_q, L, D]`` of the prompt.
+        entries: all that is held, ``[N H, P, D]``.
+        queries: ``[N H_q, L, D]`` of the prompt.
     """
     count = int(storage.compact(np.array(entries.positions.shape[1])))
-    compact.count[row] = count
-    compact = replace(compact, filled=max(compact.filled, count))
+    for compact in layers:
+        compact.count[row] = count
+    written = [replace(one, filled=max(one.filled, count)) for one in layers]
     if count == 0:
-        return compact, entries
+        return written, entries
     middle, rest = entries.split(storage.whole_sinks, count)
-    group, head_dim, keys = compact.group, entries.keys.shape[-1], middle.keys
-    if compact.channels is not None:
-        own = compact.channels[row]
-        own.copy_(best_channels(queries[:, -storage.pruning_queries :], entries, own.shape[-1]))
-        keys = keys.gather(2, own.long()[:, None].expand(-1, count, -1))
-    codes = round_keys(keys, compact.key_bits, group)
-    compact.keys.row(row, count, count // group).copy_(codes)
-    codes = round_values(middle.values, compact.value_bits, min(group, head_dim))
-    compact.values.row(row, count, count).copy_(codes)
-    compact.positions[row, :, :count] = middle.positions.to(torch.int32)
-    return compact, rest
+    like, keys, parts = layers[0], middle.keys, len(layers)
+    group, head_dim = like.group, keys.shape[-1]
+    if channels := [one.channels for one in layers if one.channels is not None]:
+        width = channels[0].shape[-1]
+        best = best_channels(queries[:, -storage.pruning_queries :], entries, width)
+        keys = keys.gather(2, best[:, None].expand(-1, count, -1))
+        for there, own in zip(channels, best.chunk(parts), strict=True):
+            there[row] = own
+    key_codes = round_keys(keys, like.key_bits, group).chunk(parts)
+    value_codes = round_values(middle.values, like.value_bits, min(group, head_dim)).chunk(parts)
+    positions = middle.positions.to(torch.int32).chunk(parts)
+    for place, compact in enumerate(layers):
+        compact.keys.row(row, count, count // group).copy_(key_codes[place])
+        compact.values.row(row, count, count).copy_(value_codes[place])
+        compact.positions[row, :, :count] = positions[place]
+    return written, rest

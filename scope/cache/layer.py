@@ -117,10 +117,10 @@ class SlotLayer(CacheLayerMixin):
         self.is_initialized = True
 
     @property
-    def is_plain(self) -> bool:
-        """Whether all that it holds lies in slots of its own, as it is."""
-        beside = self.key_scale, self.compact, self.latent, self.merged, self.working, self.spans
-        return not self.offloaded and all(part is None for part in beside)
+    def is_like_others(self) -> bool:
+        """Whether heads of several such layers can be written as those of one."""
+        own = self.key_scale, self.latent, self.merged, self.working, self.spans
+        return not self.offloaded and all(part is None for part in own)
 
     @property
     def slot_bytes(self) -> int:

@@ -95,11 +95,18 @@ class PromptWriter:
 
         Args:
             row: which sequence of the batch.
-            prompt: ``[N H, L, D]`` keys and values.
+            prompt: ``[N H, L, D]`` keys and values, ``[N H_q, L, D]`` queries.
             shape: N and H.
             draw: int64 scalar, what chance makes of the prompt, on the device.
         """
         entries = self._entries(prompt, int(self._schedule.kept[0, row]))
+        compact = [layer.compact for layer in self._layers if layer.compact is not None]
+        if compact:
+            compact, entries = write_compact(
+                compact, self._recipe.storage, row, entries, prompt.queries
+            )
+            for layer, own in zip(self._layers, compact, strict=True):
+                layer.compact = own
         parts = entries.keys, entries.values, entries.positions
         fill = self._fill_layers
         if fill is None:
@@ -150,8 +157,8 @@ class PromptWriter:
         if layer.key_scale is not None:
             layer.key_scale.of(row).fit(entries.keys, entries.positions != FREE)
         if layer.compact is not None:
-            layer.compact, entries = write_compact(
-                layer.compact, storage, row, entries, prompt.queries
+            (layer.compact,), entries = write_compact(
+                [layer.compact], storage, row, entries, prompt.queries
             )
         if layer.latent is not None:
             entries = layer.latent.write(storage, row, entries, prompt.hidden)

@@ -45,6 +45,11 @@ class Codes:
             self.grid[row][..., :groups, :, :],
         )
 
+    def chunk(self, count: int) -> "list[Codes]":
+        """Views of equal parts of the first dimension."""
+        parts = self.packed.chunk(count), self.grid.chunk(count)
+        return [Codes(*both) for both in zip(*parts, strict=True)]
+
     def copy_(self, other: "Codes") -> None:
         for one in fields(self):
             getattr(self, one.name).copy_(getattr(other, one.name))

@@ -26,6 +26,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PROMPTS = [random_tokens(length, seed=length) for length in (90, 128, 20)]
 ROWS = [0, 1, 0]
 SIZES = (40, 8, 4, 2)
+FEW: dict[str, Any] = {"prompt_bits": 4, "pruned_channels": 0.5, "whole_recent": 8}
 HEADWISE = [name for name, compressor in COMPRESSORS.items() if compressor.headwise]
 
 
@@ -66,6 +67,11 @@ def held(cache: SlotCache) -> list[Tensor]:
         keys = layer.keys.masked_fill(free, 0.0)  # what was there before
         whole = (keys, layer.values, layer.positions, layer.ranks, layer.vacant, layer.draw)
         parts += [*whole, *layer.state.values()]
+        if (compact := layer.compact) is not None:
+            codes = compact.keys, compact.values
+            parts += [part for one in codes for part in (one.packed, one.grid)]
+            parts += [compact.positions, compact.count, compact.channels]
+            parts += [torch.tensor(compact.filled)]
     return parts
 
 
@@ -79,6 +85,10 @@ def held(cache: SlotCache) -> list[Tensor]:
         ),
         (compression_of("H2O", "slide", *SIZES, decoding_score="cumulative"), "qwen2"),
         (compression_of("SnapKV", "adaptive", *SIZES, decoding_score="random"), "qwen3"),
+        *(
+            (compression_of(name, "slide", *SIZES, rounding_group=16, **FEW, **more), "gqa")
+            for name, more in (("ALLKV", {}), ("H2O", {"prompt_value_bits": 2}))
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else value.method,
 )
@@ -108,7 +118,9 @@ def test_all_layers_at_once(
         ("H2O", "slide", {"share_heads": True}, False),
         ("H2O", "slide", {"share_layers": "1=0"}, False),
         ("H2O", "slide", {"decode_bits": 8}, False),
-        ("H2O", "slide", {"prompt_bits": 4}, False),
+        ("H2O", "slide", {"prompt_bits": 4}, True),
+        ("ALLKV", "slide", {"pruned_channels": 0.5}, True),
+        ("ALLKV", "slide", {"merged_layers": 1.0}, False),
         ("H2O", "slide", {"fidelity": "upstream"}, False),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else str(value),
