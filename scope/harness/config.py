@@ -130,7 +130,7 @@ class RunConfig:
         "the model's attention for prompts", "sdpa"
     )
     use_cache: bool = _option("kept for the original's scripts; only true makes sense", True)
-    seed: int = _option("seed of the decoding score `random`, of what is drawn, and of torch", 42)
+    seed: int = _option("seed of scores by chance, of sampled texts, and of torch", 42)
     save_dir: Path | None = _option(
         "where results go (default {results_dir}/{method}+{metric}_decoding_window_{W}"
         "_recent_window_{R}, and what else differs from its default)",
