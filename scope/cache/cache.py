@@ -1,6 +1,7 @@
 """The cache that a model generates with: slots, and the counts that say which of them to free."""
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -91,6 +92,7 @@ class SlotCache(Cache):
             layer.forget()
         if self.planned:
             del self.writer, self._send_counts  # and the memory that they hold
+        vars(self).pop("_token_bytes", None)
         self.planned = False
         self.prefilling = False
         self.lending = Lending(self.recipe.sharing.sources)
@@ -441,8 +443,17 @@ class SlotCache(Cache):
         held *= self.layers[0].vacant.shape[1]  # of all heads
         if self.writer.arena is not None:
             held = np.maximum(held - self.writer.arena.missing, 0)  # idle rows hold nothing
+        of_one, of_compact = self._token_bytes
+        return of_one @ held + of_compact @ compact
+
+    @cached_property
+    def _token_bytes(self) -> tuple[Counts, Counts]:
+        """``[N]`` bytes that a token takes: of one head in slots, of all heads beside them.
+
+        As often as they are read in a step.
+        """
         of_one = [2 * layer.keys.shape[-1] * layer.keys.itemsize for layer in self.layers]
         beside = [one.latent or one.merged or one.compact for one in self.layers]
         of_compact = [0 if one is None else one.token_bytes for one in beside]
         readers = np.array([self.recipe.sharing.readers(owner) for owner in self.plan.owners])
-        return readers * np.array(of_one) @ held + readers * np.array(of_compact) @ compact
+        return readers * np.array(of_one), readers * np.array(of_compact)

@@ -28,6 +28,9 @@ class CountSender:
     def __init__(self, recipe: Recipe, schedule: Schedule, layers: Sequence[SlotLayer]) -> None:
         self._recipe, self._schedule, self._layers = recipe, schedule, layers
         self._counts: Tensor | None = None
+        # Views of it, made once: a small model's step is short.
+        self._of_layers: list[tuple[Tensor, ...]] = []
+        self._of_rows: tuple[Tensor, ...] = ()
 
     def __call__(self, device: torch.device) -> Tensor:
         """Send this step's: ``[B]`` int32, the position of each row's token, on the device."""
@@ -40,20 +43,20 @@ class CountSender:
         host = torch.from_numpy(np.append(counts, of_rows).astype(np.int32))
         if self._counts is None:
             self._counts = torch.empty_like(host, device=device)
+            self._of_layers = list(map(tuple, self._counts[: counts.size].view(counts.shape)))
+            self._of_rows = tuple(self._counts[counts.size :].view(2, -1))
         if device.type == "cuda":
             host = host.pin_memory()
         self._counts.copy_(host, non_blocking=True)
-        own = self._counts[: counts.size].view(counts.shape)
-        positions, full = self._counts[counts.size :].view(2, -1)
         used = (schedule.peak - beside).max(axis=1).tolist()
         losses = schedule.losses.max(axis=1).tolist()
         for i, layer in enumerate(self._layers):
-            there = layer.vacant.device
+            own = *self._of_rows, *self._of_layers[i]
+            if (there := layer.vacant.device) != self._counts.device:
+                own = tuple(part.to(there) for part in own)
+            position, full, rank, frozen, leaving = own
             layer.used = max(layer.used, used[i])
-            newest, protected, leaving = own[i].to(there)
-            layer.counts = StepCounts(
-                positions.to(there), newest, protected, leaving, losses[i], layer.used
-            )
-            layer.full = full.to(there)
+            layer.counts = StepCounts(position, rank, frozen, leaving, losses[i], layer.used)
+            layer.full = full
             layer.refreshing = layer.working is not None and schedule.may_be_full
-        return positions
+        return self._of_rows[0]

@@ -1,7 +1,7 @@
 """The floor of a job, the least time that its work could take, beside where its time went."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -51,29 +51,49 @@ def _seconds(device: torch.device, work: Callable[[], object]) -> float:
     return best
 
 
-def counts(model: PreTrainedModel, works: Iterable[Work]) -> dict[str, int]:
+@dataclass(frozen=True)
+class Cost:
+    """What a model asks of a device, whatever the cache.
+
+    Attributes:
+        weights: of the layers' products.
+        width: of all layers' queries together.
+        step_bytes: of the weights that a step reads.
+    """
+
+    weights: int
+    width: int
+    step_bytes: int
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> "Cost":
+        """Of all weights but the embedding: a row of it is read for each token, not all."""
+        config, layers = model.config.get_text_config(), model.get_decoder().layers
+        step_bytes = sum(weight.nbytes for weight in model.parameters())
+        if not config.tie_word_embeddings:
+            step_bytes -= model.get_input_embeddings().weight.nbytes
+        return cls(
+            weights=sum(weight.numel() for weight in layers.parameters() if weight.ndim == 2),
+            width=config.num_attention_heads * head_dim_of(config) * config.num_hidden_layers,
+            step_bytes=step_bytes,
+        )
+
+
+def counts(cost: Cost, works: Sequence[Work]) -> dict[str, int]:
     """What some sessions had to do: operations of their prompts, and bytes of their steps.
 
     Operations are two per weight of the layers and token, and those of causal attention; bytes are
     every weight once a step, and what the running rows held.
     """
-    works = list(works)
-    config = model.config.get_text_config()
-    layers = model.get_decoder().layers
-    weights = sum(weight.numel() for weight in layers.parameters() if weight.ndim == 2)
-    width = config.num_attention_heads * head_dim_of(config) * config.num_hidden_layers
-    step_bytes = sum(weight.nbytes for weight in model.parameters())
-    if not config.tie_word_embeddings:  # a row of it is read for each token, not all
-        step_bytes -= model.get_input_embeddings().weight.nbytes
     prompts = [length for work in works for length in work.prompts]
     steps = sum(work.steps for work in works)
     return {
         "prompts": len(prompts),
-        "prompt_operations": sum(2 * weights * n + 2 * width * n * n for n in prompts),
+        "prompt_operations": sum(2 * cost.weights * n + 2 * cost.width * n * n for n in prompts),
         "steps": steps,
         "row_steps": sum(work.row_steps for work in works),
         "idle_row_steps": sum(work.idle_row_steps for work in works),
-        "weight_bytes": steps * step_bytes,
+        "weight_bytes": steps * cost.step_bytes,
         "slot_bytes": sum(work.slot_bytes for work in works),
     }
 

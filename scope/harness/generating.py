@@ -58,6 +58,8 @@ def generate_missing(
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(model.device)
     running = [part for part in parts if part.left]
+    for part in running:
+        part.found.run["metrics"] |= account.sizes(part.plan)
     label = f"{job.label} {', '.join(part.found.job.dataset for part in running)}"
     wanted = sum(len(part.found.wanted) * job.num_samples for part in running)
     with progress(label, wanted, wanted - (len(texts) - len(done))) as bar:
@@ -71,7 +73,7 @@ def generate_missing(
 
         def note(part: _Part, session: Session) -> None:
             share = part.tokens / max(sum(other.tokens for other in running), 1)
-            account.enter(part.found.run, part.plan, part.tokens, share, session)
+            account.enter(part.found.run, part.tokens, share, session)
             part.found.run_file.write(part.found.run)
 
         def generate_rest(batch_size: int) -> None:
@@ -96,8 +98,10 @@ def generate_missing(
                     bar.update()
                     note(part, session)
                     account.writing += time.perf_counter() - began
-            for part in running:
-                note(part, session)  # the last look is over only now
+            for part in running:  # the last look is over only now
+                sizes = account.sizes(part.plan, session.cache.full_share)
+                part.found.run["metrics"] |= sizes
+                note(part, session)
 
         halving(first_size, generate_rest)
     account.tell(label, running[0].found.run["starts"][-1])

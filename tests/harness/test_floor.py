@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from scope import Compression, patch
 from scope.generation.greedy import generate
 from scope.generation.session import Session
-from scope.harness.floor import Rates, against_floor, counts, told
+from scope.harness.floor import Cost, Rates, against_floor, counts, told
 from tests.core.tiny import random_tokens, tiny_model
 from tests.harness.running import Run, read
 
@@ -22,7 +22,7 @@ def test_operations_and_bytes_are_those_of_the_job() -> None:
         session = Session(model, compression, [random_tokens(n, 0) for n in prompts], new, 3)
         for _ in generate(session, new, ()):
             pass
-    done, config = counts(model, [session.work]), model.config
+    done, config = counts(Cost.of(model), [session.work]), model.config
     expected = 0
     for length in prompts:
         with FlopCounterMode(display=False) as counter, torch.inference_mode():
