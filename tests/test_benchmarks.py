@@ -202,3 +202,24 @@ def test_an_environment_without_kvpress_costs_its_rows_alone(bench: ModuleType) 
     args.kvpress_python = "no/such/python"
     with pytest.raises(bench.ScopeError, match="--kvpress_python no/such/python does not run"):
         list(bench._kvpress_rows(args, ["kvpress-knorm"]))
+
+
+@pytest.mark.parametrize(
+    ("plans", "message"),
+    [
+        (["2x32"], "--plans 2x32: expected splits, block, stages and warps as 4x32s3w1f2"),
+        (["2x32s3w1f4"], "torch sees no GPU here"),
+    ],
+)
+def test_what_attention_cannot_be_timed_with(
+    plans: list[str],
+    message: str,
+    bench: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    arguments = ["bench_attention.py", "--shape", "tiny", "--plans", *plans]
+    monkeypatch.setattr(sys, "argv", arguments)
+    assert importlib.import_module("bench_attention").main() == 2
+    assert message in capsys.readouterr().err
