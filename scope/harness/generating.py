@@ -1,21 +1,22 @@
 """Generating what is missing of some jobs, in one batch."""
 
-import time
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from scope.cache.plan import CachePlan
 from scope.generation.greedy import Generation, generate
 from scope.generation.sampling import Sampler, text_number
 from scope.generation.session import Session
-from scope.harness.account import Account
+from scope.harness.account import Account, Part
 from scope.harness.batch import first_batch_size, halving
 from scope.harness.data import Example
 from scope.harness.found import Found
+from scope.harness.jobs import Job
 from scope.harness.models import eos_token_ids
 from scope.harness.plan import cache_plan
 from scope.harness.progress import progress
@@ -36,100 +37,95 @@ def generate_missing(
     Raises:
         ScopeError: if not even one sequence fits in memory, or a file cannot be written.
     """
-    job, on_gpu = founds[0].job, model.device.type == "cuda"
-    parts = [_Part(found, _plan(found, model), found.left) for found in founds]
+    parts = [Part(found, _plan(found, model)) for found in founds]
+    running = [part for part in parts if part.found.missing]
+    account = Account(model, running)
     texts = [
         _Text(part, example, key)
         for part in parts
         for example in part.found.examples
         for key in part.found.texts_of(example)
     ]
-    prompts = [text.example.tokens for text in texts]
-    done = {i for i, text in enumerate(texts) if text.key not in text.part.left}
-    sampler = None
-    if job.sampling:
-        numbers = [text_number(text.part.found.job.seed, *text.key) for text in texts]
-        sampler = Sampler(numbers, **job.sampling)
-    account = Account(model)
+    job, on_gpu = founds[0].job, model.device.type == "cuda"
     if on_gpu:
         torch.cuda.empty_cache()
-    ends = eos_token_ids(model, tokenizer, job.eos)
-    first_size = first_batch_size(job, model, prompts)
+    first_size = first_batch_size(job, model, [text.example.tokens for text in texts])
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(model.device)
-    running = [part for part in parts if part.left]
-    for part in running:
-        part.found.run["metrics"] |= account.sizes(part.plan)
     label = f"{job.label} {', '.join(part.found.job.dataset for part in running)}"
     wanted = sum(len(part.found.wanted) * job.num_samples for part in running)
-    with progress(label, wanted, wanted - (len(texts) - len(done))) as bar:
-
-        def count(given: Collection[int]) -> None:
-            for i in given:
-                texts[i].part.tokens += 1
-            tokens = sum(part.tokens for part in running)
-            bar.set_postfix_str(f"{tokens / account.watch.seconds:.1f} tokens/s", refresh=False)
-            bar.update(0)
-
-        def note(part: _Part, session: Session) -> None:
-            share = part.tokens / max(sum(other.tokens for other in running), 1)
-            account.enter(part.found.run, part.tokens, share, session)
-            part.found.run_file.write(part.found.run)
-
-        def generate_rest(batch_size: int) -> None:
-            for part in running:
-                part.tokens = part.finished  # what running out of memory has cut off is lost
-            session = Session(model, job.compression, prompts, job.max_new_tokens, batch_size)
-            account.works.append(session.work)
-            with account.watch:
-                for i, generation in generate(
-                    session,
-                    job.max_new_tokens,
-                    ends,
-                    job.min_new_tokens,
-                    count,
-                    done,
-                    sampler,
-                ):
-                    began, part = time.perf_counter(), texts[i].part
-                    part.found.result_file.append(_record(texts[i], generation, tokenizer))
-                    part.finished += len(generation.tokens)
-                    done.add(i)
-                    bar.update()
-                    note(part, session)
-                    account.writing += time.perf_counter() - began
-            for part in running:  # the last look is over only now
-                sizes = account.sizes(part.plan, session.cache.full_share)
-                part.found.run["metrics"] |= sizes
-                note(part, session)
-
-        halving(first_size, generate_rest)
-    account.tell(label, running[0].found.run["starts"][-1])
-
-
-@dataclass(eq=False)
-class _Part:
-    """A job in the batch.
-
-    Attributes:
-        plan: what its sequences hold; beside longer prompts than its own there are more slots.
-        left: its texts that are missing.
-        tokens: that it was given since the start.
-        finished: those of texts that have ended.
-    """
-
-    found: Found
-    plan: CachePlan
-    left: set[TextKey]
-    tokens: int = 0
-    finished: int = 0
+    missing = sum(len(part.found.left) for part in running)
+    with progress(label, wanted, wanted - missing) as bar:
+        halving(first_size, _Batch(model, tokenizer, texts, account, bar).generate)
+        account.tell(label)
 
 
 @dataclass(frozen=True)
 class _Text:
-    part: _Part
+    part: Part
     example: Example
     key: TextKey
+
+
+class _Batch:
+    """All texts of some jobs, of which those that are missing are generated.
+
+    Attributes:
+        done: the indices of those that are there.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        texts: Sequence[_Text],
+        account: Account,
+        bar: tqdm,
+    ) -> None:
+        self.model, self.tokenizer, self.texts = model, tokenizer, texts
+        self.account, self.bar = account, bar
+        left = {part: part.found.left for part in {text.part for text in texts}}
+        self.done = {i for i, text in enumerate(texts) if text.key not in left[text.part]}
+
+    def generate(self, batch_size: int) -> None:
+        """Generate what is missing, so many at a time."""
+        job, account = self.texts[0].part.found.job, self.account
+        prompts = [text.example.tokens for text in self.texts]
+        session = Session(self.model, job.compression, prompts, job.max_new_tokens, batch_size)
+        account.begin(session)
+        with account.watch:
+            for i, generation in generate(
+                session,
+                job.max_new_tokens,
+                eos_token_ids(self.model, self.tokenizer, job.eos),
+                job.min_new_tokens,
+                self._count,
+                self.done,
+                self._sampler(job),
+            ):
+                with account.writing:
+                    self._write(i, generation)
+                    account.note(self.texts[i].part, session)
+        account.end(session)  # the last look is over only now
+
+    def _sampler(self, job: Job) -> Sampler | None:
+        if not job.sampling:
+            return None
+        return Sampler([text_number(job.seed, *text.key) for text in self.texts], **job.sampling)
+
+    def _count(self, given: Collection[int]) -> None:
+        for i in given:
+            self.texts[i].part.tokens += 1
+        rate = self.account.tokens / self.account.watch.seconds
+        self.bar.set_postfix_str(f"{rate:.1f} tokens/s", refresh=False)
+        self.bar.update(0)
+
+    def _write(self, i: int, generation: Generation) -> None:
+        text = self.texts[i]
+        text.part.found.result_file.append(_record(text, generation, self.tokenizer))
+        text.part.finished += len(generation.tokens)
+        self.done.add(i)
+        self.bar.update()
 
 
 def _plan(found: Found, model: PreTrainedModel) -> CachePlan:
